@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Everything that a guest needs, built or taken from the cache in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.kernels import Kernel, ensure_kernel
+from pyharness.artifacts.modules import Modules, build_modules
+from pyharness.artifacts.qemu import Qemu, ensure_qemu
+from pyharness.artifacts.rootimage import RootImage, ensure_root_image
+from pyharness.progress import Progress
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The artifacts of one guest."""
+
+    kernel: Kernel
+    modules: Modules
+    root_image: RootImage
+    qemu: Qemu
+
+
+def prepare(kernel_name: str, cache: Cache, progress: Progress) -> Prepared:
+    """Build what is not cached: the quick parts first, so that a broken driver shows before the long QEMU build."""
+    with progress.stage("kernel"):
+        kernel = ensure_kernel(kernel_name, cache, progress)
+    with progress.stage("modules"):
+        modules = build_modules(kernel, cache, progress)
+    with progress.stage("guest image"):
+        root_image = ensure_root_image(cache, progress)
+    with progress.stage("qemu"):
+        qemu = ensure_qemu(cache, progress)
+    return Prepared(kernel, modules, root_image, qemu)

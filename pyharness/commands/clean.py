@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Remove what runs left in build/ (logs, reports), and with --cache every cached artifact too."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from pyharness import repository
+from pyharness.artifacts.cache import Cache
+from pyharness.errors import Exit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `pyharness clean`."""
+    parser.add_argument("--cache", action="store_true", help="also remove the cache (QEMU, kernels, images: minutes to rebuild)")
+
+
+def execute(args: argparse.Namespace) -> Exit:
+    """Remove the build directory and, if asked, the cache."""
+    shutil.rmtree(repository.BUILD, ignore_errors=True)
+    if args.cache:
+        Cache.open().clear()
+    return Exit.OK
