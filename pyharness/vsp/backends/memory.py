@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An object store in this process's memory that speaks the part of the Azure Blob REST API that moves data.
+
+| request | answer |
+|---|---|
+| `PUT /path` | 201; the body is the valid part of the data buffer |
+| `PUT /path?comp=block&blockid=BASE64` | 201; stages a block |
+| `PUT /path?comp=blocklist` | 201; makes the blob of the blocks that the XML body lists |
+| `GET /path`, with `Range` or `x-ms-range` | 200, 206, 416; the body goes into the data buffer |
+| `HEAD /path`, `DELETE /path` | 200, 202 |
+
+`If-Match` and `If-None-Match` are honoured (412, 304). A data buffer too small for a GET's body gives 413, with the
+length that is needed in Content-Length. Other failures carry the service's XML error body when the data buffer has
+room for it. A response buffer too small for the head gives the status BUFFER_TOO_SMALL; the operation is done then.
+Containers need not be made and nothing is authenticated.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import accumulate, count
+from uuid import uuid4
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from pyharness.vsp.http import (
+    BadHead,
+    RequestHead,
+    format_response_head,
+    http_date,
+    parse_range,
+    parse_request_head,
+)
+from pyharness.vsp.request import VspRequest
+from pyharness.vsp.wire import Status
+
+_API_VERSION = "2023-11-03"
+_MAX_BLOCK_ID = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A committed blob: never changed, only replaced, so that readers need no lock."""
+
+    etag: str
+    modified: str
+    content_type: str
+    blocks: Mapping[str, bytes]
+    """Block id to content, in order; a blob put whole is one block with no name."""
+    order: tuple[bytes, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.ends[-1] if self.ends else 0
+
+    def pieces(self, start: int, end: int) -> Iterator[memoryview]:
+        """The bytes [start, end) without a copy."""
+        index = bisect_right(self.ends, start)
+        while start < end:
+            block = self.order[index]
+            begin = self.ends[index] - len(block)
+            yield memoryview(block)[start - begin : end - begin]
+            start = self.ends[index]
+            index += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes into the response head and, with `body`, into the data buffer."""
+
+    status: HTTPStatus
+    headers: tuple[tuple[str, str], ...] = ()
+    length: int = 0
+    body: Callable[[], Iterator[memoryview]] | None = None
+
+
+class _Failure(Exception):
+    """An answer of the service other than success."""
+
+    def __init__(self, status: HTTPStatus, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+    def reply(self) -> Reply:
+        if self.status == HTTPStatus.NOT_MODIFIED:
+            return Reply(self.status, self.headers)
+        text = f"<Error><Code>{self.code}</Code><Message>{escape(self.message)}</Message></Error>"
+        body = f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
+        headers = (("x-ms-error-code", self.code), *self.headers)
+        return Reply(
+            self.status, (*headers, ("Content-Type", "application/xml")), len(body), lambda: iter([memoryview(body)])
+        )
+
+
+@dataclass
+class MemoryBackend:
+    """Blobs by path; many requests may be handled at once."""
+
+    blobs: dict[str, Blob] = field(default_factory=dict)
+    _staged: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _revisions: Iterator[int] = field(default_factory=lambda: count(1))
+
+    # -- from the host
+
+    def read(self, path: str) -> bytes:
+        """A blob's content. Raises KeyError."""
+        return b"".join(self.blobs[path].order)
+
+    def write(self, path: str, content: bytes, content_type: str = "application/octet-stream") -> Blob:
+        """Make or replace a blob."""
+        return self._commit(path, {"": content} if content else {}, content_type, (content,) if content else ())
+
+    # -- from the guest
+
+    def handle(self, request: VspRequest) -> None:
+        """See `Backend.handle`."""
+        head: RequestHead | None = None
+        try:
+            head = parse_request_head(request.request.read())
+            reply = self._route(head, request)
+        except BadHead as error:
+            reply = _Failure(HTTPStatus.BAD_REQUEST, "InvalidInput", str(error)).reply()
+        except _Failure as failure:
+            reply = failure.reply()
+        self._answer(request, head, reply)
+
+    def _answer(self, request: VspRequest, head: RequestHead | None, reply: Reply) -> None:
+        status, length = reply.status, reply.length
+        if reply.body is not None and (head is None or head.method != "HEAD"):
+            if length <= len(request.data):
+                offset = 0
+                for piece in reply.body():
+                    offset += request.data.write(piece, offset)
+            elif status < HTTPStatus.BAD_REQUEST:
+                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            else:
+                length = 0
+        sent = head.headers if head is not None else {}
+        client_id = sent.get("x-ms-client-request-id")
+        headers = [
+            ("Content-Length", str(length)),
+            ("Date", http_date()),
+            ("x-ms-request-id", str(uuid4())),
+            ("x-ms-version", sent.get("x-ms-version", _API_VERSION)),
+            *((("x-ms-client-request-id", client_id),) if client_id else ()),
+            *reply.headers,
+        ]
+        answer = format_response_head(status, headers)
+        if len(answer) > len(request.response):
+            request.complete(Status.BUFFER_TOO_SMALL)
+            return
+        request.response.write(answer)
+        request.complete(response_len=len(answer))
+
+    def _route(self, head: RequestHead, request: VspRequest) -> Reply:
+        if head.method not in {method for method, _ in _ROUTES}:
+            allowed = ", ".join(sorted({method for method, _ in _ROUTES}))
+            raise _Failure(
+                HTTPStatus.METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", f"no {head.method}", (("Allow", allowed),)
+            )
+        route = _ROUTES.get((head.method, head.query.get("comp", "")))
+        if route is None or "restype" in head.query or "transfer-encoding" in head.headers:
+            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
+        return route(self, head, request)
+
+    # -- operations
+
+    def _put_blob(self, head: RequestHead, request: VspRequest) -> Reply:
+        kind = head.headers.get("x-ms-blob-type", "BlockBlob")
+        if kind != "BlockBlob":
+            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"blob type {kind}")
+        body = self._body(head, request)
+        content_type = head.headers.get("content-type", "application/octet-stream")
+        return self._created(
+            self._commit(head.path, {"": body} if body else {}, content_type, (body,) if body else (), head)
+        )
+
+    def _put_block(self, head: RequestHead, request: VspRequest) -> Reply:
+        block_id = head.query.get("blockid", "")
+        try:
+            decoded = base64.b64decode(block_id, validate=True)
+        except (binascii.Error, ValueError):
+            decoded = b""
+        if not 0 < len(decoded) <= _MAX_BLOCK_ID:
+            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidQueryParameterValue", "blockid is not base64 of 1-64 bytes")
+        body = self._body(head, request)
+        with self._lock:
+            self._staged.setdefault(head.path, {})[block_id] = body
+        return Reply(HTTPStatus.CREATED)
+
+    def _put_block_list(self, head: RequestHead, request: VspRequest) -> Reply:
+        try:
+            listed = [
+                (element.tag, (element.text or "").strip())
+                for element in ElementTree.fromstring(self._body(head, request))
+            ]
+        except ElementTree.ParseError as error:
+            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidXmlDocument", str(error)) from error
+        with self._lock:
+            staged = self._staged.get(head.path, {})
+            blob = self.blobs.get(head.path)
+            committed = blob.blocks if blob is not None else {}
+            sources: dict[str, tuple[Mapping[str, bytes], ...]] = {
+                "Committed": (committed,),
+                "Uncommitted": (staged,),
+                "Latest": (staged, committed),
+            }
+            order = []
+            blocks = {}
+            for tag, block_id in listed:
+                found = next((source[block_id] for source in sources.get(tag, ()) if block_id in source), None)
+                if found is None or not block_id:
+                    raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidBlockList", f"no block {tag} {block_id}")
+                blocks[block_id] = found
+                order.append(found)
+        content_type = head.headers.get("x-ms-blob-content-type", "application/octet-stream")
+        return self._created(self._commit(head.path, blocks, content_type, tuple(order), head))
+
+    def _get(self, head: RequestHead, request: VspRequest) -> Reply:
+        blob = self._existing(head)
+        asked = parse_range(head.headers.get("x-ms-range") or head.headers.get("range"), blob.size)
+        start, end = asked or (0, blob.size)
+        if asked and start >= end:
+            raise _Failure(
+                HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+                "InvalidRange",
+                "the range starts past the end",
+                (("Content-Range", f"bytes */{blob.size}"),),
+            )
+        headers = self._describe(blob)
+        if asked:
+            headers = (*headers, ("Content-Range", f"bytes {start}-{end - 1}/{blob.size}"))
+        return Reply(
+            HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK,
+            headers,
+            end - start,
+            lambda: blob.pieces(start, end),
+        )
+
+    def _head(self, head: RequestHead, request: VspRequest) -> Reply:
+        blob = self._existing(head)
+        return Reply(HTTPStatus.OK, self._describe(blob), blob.size)
+
+    def _delete(self, head: RequestHead, request: VspRequest) -> Reply:
+        with self._lock:
+            self._existing(head)
+            del self.blobs[head.path]
+        return Reply(HTTPStatus.ACCEPTED)
+
+    # -- parts of operations
+
+    @staticmethod
+    def _body(head: RequestHead, request: VspRequest) -> bytes:
+        valid = request.data_valid
+        announced = head.headers.get("content-length")
+        if announced is None:
+            raise _Failure(HTTPStatus.LENGTH_REQUIRED, "MissingContentLengthHeader", "Content-Length is missing")
+        if int(announced) != len(valid):
+            message = f"Content-Length {announced}, but {len(valid)} bytes in the data buffer"
+            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidHeaderValue", message)
+        return valid.read()
+
+    def _existing(self, head: RequestHead) -> Blob:
+        blob = self.blobs.get(head.path)
+        if blob is None:
+            raise _Failure(HTTPStatus.NOT_FOUND, "BlobNotFound", "The specified blob does not exist.")
+        self._check_conditions(head, blob)
+        return blob
+
+    @staticmethod
+    def _check_conditions(head: RequestHead, blob: Blob | None) -> None:
+        wanted, unwanted = head.headers.get("if-match"), head.headers.get("if-none-match")
+        if wanted is not None and not _matches(wanted, blob):
+            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-Match does not hold")
+        if unwanted is not None and _matches(unwanted, blob):
+            if head.method in ("GET", "HEAD"):
+                raise _Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
+            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
+
+    def _commit(
+        self,
+        path: str,
+        blocks: Mapping[str, bytes],
+        content_type: str,
+        order: tuple[bytes, ...],
+        head: RequestHead | None = None,
+    ) -> Blob:
+        order = tuple(block for block in order if block)
+        with self._lock:
+            if head is not None:
+                self._check_conditions(head, self.blobs.get(path))
+            etag = f'"0x{next(self._revisions):016X}"'
+            blob = Blob(etag, http_date(), content_type, blocks, order, tuple(accumulate(map(len, order))))
+            self.blobs[path] = blob
+            self._staged.pop(path, None)
+        return blob
+
+    @staticmethod
+    def _describe(blob: Blob) -> tuple[tuple[str, str], ...]:
+        return (
+            ("ETag", blob.etag),
+            ("Last-Modified", blob.modified),
+            ("Content-Type", blob.content_type),
+            ("Accept-Ranges", "bytes"),
+            ("x-ms-blob-type", "BlockBlob"),
+        )
+
+    @staticmethod
+    def _created(blob: Blob) -> Reply:
+        return Reply(HTTPStatus.CREATED, (("ETag", blob.etag), ("Last-Modified", blob.modified)))
+
+
+def _matches(condition: str, blob: Blob | None) -> bool:
+    if blob is None:
+        return False
+    return condition.strip() == "*" or blob.etag in (tag.strip() for tag in condition.split(","))
+
+
+_Operation = Callable[[MemoryBackend, RequestHead, VspRequest], Reply]
+
+_ROUTES: Mapping[tuple[str, str], _Operation] = {
+    ("PUT", ""): MemoryBackend._put_blob,
+    ("PUT", "block"): MemoryBackend._put_block,
+    ("PUT", "blocklist"): MemoryBackend._put_block_list,
+    ("GET", ""): MemoryBackend._get,
+    ("HEAD", ""): MemoryBackend._head,
+    ("DELETE", ""): MemoryBackend._delete,
+}

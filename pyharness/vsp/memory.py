@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guest RAM, mapped into this process and read and written in place."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from pyharness.errors import HarnessError
+from pyharness.vsp.frames import ProtocolError, Region
+
+BytesLike = bytes | bytearray | memoryview | mmap.mmap
+
+
+class OutsideGuestRam(HarnessError):
+    """A segment names guest-physical addresses where there is no RAM."""
+
+
+class ReadOnlyGuestRam(HarnessError):
+    """A write to guest memory that is mapped read-only (ROM)."""
+
+
+class GuestBuffer:
+    """A scatter list over guest RAM that reads like one run of bytes. Nothing is copied until `read` or `write`."""
+
+    __slots__ = ("_ends", "_length", "_views")
+
+    def __init__(self, views: Sequence[memoryview] = ()) -> None:
+        self._views = views
+        self._length = sum(map(len, views))
+        self._ends: list[int] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """The pieces in order, for `sendmsg`, `readinto` and the like."""
+        return iter(self._views)
+
+    def __getitem__(self, part: slice) -> GuestBuffer:
+        """A sub-range (step 1 only), over the same memory."""
+        start, stop, step = part.indices(self._length)
+        if step != 1:
+            raise ValueError("a guest buffer is sliced with step 1 only")
+        if start >= stop:
+            return GuestBuffer()
+        if start == 0 and stop == self._length:
+            return self
+        if self._ends is None:
+            self._ends = list(accumulate(map(len, self._views)))
+        first = bisect_right(self._ends, start)
+        last = bisect_right(self._ends, stop - 1)
+        views = list(self._views[first : last + 1])
+        # The tail goes first: with a single piece, trimming its head would move the tail.
+        views[-1] = views[-1][: stop - (self._ends[last] - len(self._views[last]))]
+        views[0] = views[0][start - (self._ends[first] - len(self._views[first])) :]
+        return GuestBuffer(views)
+
+    def read(self) -> bytes:
+        """A copy of all bytes."""
+        return b"".join(self._views)
+
+    def write(self, data: BytesLike, offset: int = 0) -> int:
+        """Copy `data` into guest memory at `offset`; returns the number of bytes.
+
+        Raises ValueError when it does not fit (nothing is written then) and ReadOnlyGuestRam.
+        """
+        source = memoryview(data).cast("B")
+        if offset < 0 or offset + len(source) > self._length:
+            raise ValueError(f"{len(source)} bytes at {offset} do not fit into a guest buffer of {self._length}")
+        done = 0
+        try:
+            for view in self if offset == 0 else self[offset:]:
+                piece = source[done : done + len(view)]
+                view[: len(piece)] = piece
+                done += len(piece)
+                if done == len(source):
+                    break
+        except TypeError:
+            raise ReadOnlyGuestRam("guest memory to be written is read-only") from None
+        return done
+
+    def hexdigest(self, algorithm: str = "sha256") -> str:
+        """Hash of all bytes, read in place."""
+        digest = hashlib.new(algorithm)
+        for view in self._views:
+            digest.update(view)
+        return digest.hexdigest()
+
+
+class _Mapped(NamedTuple):
+    start: int
+    end: int
+    view: memoryview
+
+
+class GuestMemory:
+    """The guest-physical address map that a HELLO frame describes."""
+
+    def __init__(self, regions: Iterable[Region], fds: Sequence[int]) -> None:
+        """Map `regions`. The caller keeps `fds` and may close them at once. Raises ProtocolError."""
+        self._mappings: list[mmap.mmap] = []
+        self._regions: list[_Mapped] = []
+        regions = sorted(regions)
+        try:
+            views = [self._map(index, fd, regions) for index, fd in enumerate(fds)]
+            for region in regions:
+                view = views[region.fd_index][region.fd_offset : region.fd_offset + region.size]
+                if region.read_only:
+                    view = view.toreadonly()
+                self._regions.append(_Mapped(region.gpa, region.gpa + region.size, view))
+        except BaseException:
+            self.close()
+            raise
+        self._starts = [mapped.start for mapped in self._regions]
+
+    def _map(self, index: int, fd: int, regions: Sequence[Region]) -> memoryview:
+        used = [region for region in regions if region.fd_index == index]
+        if not used:
+            return memoryview(b"")
+        size = max(region.fd_offset + region.size for region in used)
+        if os.fstat(fd).st_size < size:
+            raise ProtocolError(f"descriptor {index} has {os.fstat(fd).st_size} bytes, its regions need {size}")
+        _forbid_shrinking(index, fd)
+        protection = mmap.PROT_READ
+        if not all(region.read_only for region in used):
+            protection |= mmap.PROT_WRITE
+        try:
+            mapping = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=protection)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ProtocolError(f"descriptor {index} cannot be mapped: {error}") from error
+        self._mappings.append(mapping)
+        return memoryview(mapping)
+
+    @property
+    def size(self) -> int:
+        """Bytes of guest RAM."""
+        return sum(mapped.end - mapped.start for mapped in self._regions)
+
+    def translate(self, segments: Sequence[int]) -> GuestBuffer:
+        """The memory that a flat list of (gpa, length) pairs names, adjacent segments merged.
+
+        Raises OutsideGuestRam unless every byte is guest RAM.
+        """
+        views: list[memoryview] = []
+        values = iter(segments)
+        start = end = -1
+        for gpa, length in zip(values, values, strict=True):
+            if gpa != end:
+                if start != end:
+                    self._resolve(start, end, views)
+                start = gpa
+            end = gpa + length
+        if start != end:
+            self._resolve(start, end, views)
+        return GuestBuffer(views)
+
+    def _resolve(self, start: int, end: int, views: list[memoryview]) -> None:
+        while start < end:
+            index = bisect_right(self._starts, start) - 1
+            if index < 0 or start >= self._regions[index].end:
+                raise OutsideGuestRam(f"guest-physical address {start:#x} is not RAM")
+            mapped = self._regions[index]
+            stop = min(end, mapped.end)
+            views.append(mapped.view[start - mapped.start : stop - mapped.start])
+            start = stop
+
+    def close(self) -> None:
+        """Unmap. A request that is still held keeps the memory mapped until it is let go."""
+        for mapped in self._regions:
+            mapped.view.release()
+        self._regions.clear()
+        self._starts = []
+        for mapping in self._mappings:
+            try:
+                mapping.close()
+            except BufferError:
+                continue
+        self._mappings.clear()
+
+
+def _forbid_shrinking(index: int, fd: int) -> None:
+    """A file that shrinks under a mapping turns an access into SIGBUS, which would kill this process."""
+    try:
+        if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except OSError as error:
+        raise ProtocolError(f"descriptor {index} is not a memfd that can be sealed against shrinking") from error
