@@ -165,6 +165,7 @@ class Request(NamedTuple):
     inline: bytes
     segments: tuple[int, ...]
     epoch: int = 1
+    """Counts the openings of the channel; an honest answer repeats it."""
 
     def pack(self) -> bytes:
         """The payload of a REQUEST frame."""
@@ -224,6 +225,7 @@ class Packet(NamedTuple):
     payload: bytes
     completion_requested: bool = False
     epoch: int = 0
+    """That of the request which this answers; the device takes zero for the current one."""
 
     def pack(self) -> bytes:
         """The payload of a PACKET frame."""

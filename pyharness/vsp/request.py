@@ -21,7 +21,7 @@ class Responder(Protocol):
         ...
 
     def send_packet(
-        self, payload: bytes, *, packet_type: int, transaction_id: int, completion_requested: bool = False
+        self, payload: bytes, *, packet_type: int, transaction_id: int, epoch: int, completion_requested: bool = False
     ) -> None:
         """Send a packet to the VSC as it is."""
         ...
@@ -38,6 +38,7 @@ class VspRequest:
         "_responder",
         "completion_requested",
         "data",
+        "epoch",
         "header",
         "inline",
         "packet_type",
@@ -53,6 +54,7 @@ class VspRequest:
         self.transaction_id = frame.transaction_id
         self.packet_type = frame.packet_type
         self.completion_requested = frame.completion_requested
+        self.epoch = frame.epoch
         self.inline = frame.inline
         self.header: RequestHeader | None = None
         self.pages = self.data = self.request = self.response = _NOTHING
@@ -95,6 +97,7 @@ class VspRequest:
             payload,
             packet_type=packet_type,
             transaction_id=self.transaction_id if transaction_id is None else transaction_id,
+            epoch=self.epoch,
         )
 
     def __repr__(self) -> str:

@@ -76,9 +76,9 @@ class _Session:
         return self.server._retire(self, request, error)
 
     def send_packet(
-        self, payload: bytes, *, packet_type: int, transaction_id: int, completion_requested: bool = False
+        self, payload: bytes, *, packet_type: int, transaction_id: int, epoch: int, completion_requested: bool = False
     ) -> None:
-        packet = frames.Packet(transaction_id, packet_type, payload, completion_requested)
+        packet = frames.Packet(transaction_id, packet_type, payload, completion_requested, epoch)
         self.connection.send(frames.pack_frame(FrameType.PACKET, packet.pack()))
 
 
@@ -235,6 +235,7 @@ class VspServer:
             payload,
             packet_type=packet_type,
             transaction_id=transaction_id,
+            epoch=0,
             completion_requested=completion_requested,
         )
 
@@ -306,9 +307,6 @@ class VspServer:
         connection.send(frames.pack_frame(FrameType.ATTACH, frames.Attach().pack()))
         connection.flush()
         try:
-            with self._changed:
-                self._session = session
-                self._changed.notify_all()
             for frame_type, payload in connection.frames():
                 if frame_type == FrameType.REQUEST:
                     self._take_request(session, frames.Request.parse(payload))
@@ -328,6 +326,8 @@ class VspServer:
             if not channel.is_open:
                 self._void(session)
             session.channel_open = channel.is_open
+            # The device answers ATTACH with the state of the channel: from here on requests reach this backend.
+            self._session = session
             self._changed.notify_all()
 
     def _void(self, session: _Session) -> None:
