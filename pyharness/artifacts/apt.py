@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian packages of any release through a private apt: own lists, own sources, nothing of the system is touched.
+
+The mirrors are those that the machine's own apt uses, read at run time; `apt-get` does the fetching and verifies
+signatures and hashes. No call here needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, cmp_to_key
+from pathlib import Path
+
+from pyharness.artifacts.cache import GIB, Cache, key_of
+from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.errors import HarnessError
+from pyharness.progress import Progress
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+LISTS_MAX_AGE_S = 24 * 3600
+
+_RELEASE_NAMES = "bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable"
+_MAIN_SUITE = re.compile(rf"({_RELEASE_NAMES})(-updates|-backports|-proposed-updates)?")
+_SECURITY_SUITE = re.compile(rf"({_RELEASE_NAMES})(-security|/updates)")
+_INDEX_URI = re.compile(r"'(?P<base>\S+?)/dists/(?P<suite>\S+?)/main/(?:binary-\w+/Packages|source/Sources)\b")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite; `security` says which of the two mirrors has it, `sources` whether source packages are wanted."""
+
+    name: str
+    security: bool = False
+    sources: bool = False
+    optional: bool = False
+
+
+# Each release has its own lists: nothing mixes, and only what is used is fetched.
+RELEASES: dict[str, tuple[Suite, ...]] = {
+    "bookworm": (Suite("bookworm"), Suite("bookworm-security", security=True)),
+    "trixie": (Suite("trixie", sources=True), Suite("trixie-security", security=True, sources=True, optional=True)),
+    "trixie-backports": (Suite("trixie-backports"),),
+}
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Base URIs of the Debian archive and of its security archive."""
+
+    main: str
+    security: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of a binary package."""
+
+    name: str
+    version: str
+
+
+class Gone(HarnessError):
+    """The lists name a version that the mirror no longer serves."""
+
+    def __init__(self, what: str, output: Sequence[str]) -> None:
+        super().__init__(
+            f"the mirror no longer serves {what}",
+            mend="run `pyharness build --update`",
+            detail="\n".join(output[-5:]),
+        )
+
+
+def parse_mirrors(print_uris: Iterable[str]) -> Mirrors:
+    """Pick Debian's mirrors from the output of `apt-get update --print-uris`.
+
+    apt itself has parsed the .sources and .list files then. A third-party repository may call its suite
+    "bookworm" too: the one that also has the updates suite, or whose path ends in "debian", is Debian's.
+    Raises HarnessError when there is none.
+    """
+    main: dict[str, int] = {}
+    security: list[str] = []
+    for line in print_uris:
+        if not (match := _INDEX_URI.match(line)):
+            continue
+        base, suite = match["base"], match["suite"]
+        if found := _MAIN_SUITE.fullmatch(suite):
+            main[base] = (
+                main.get(base, 0) | (2 if found[2] else 0) | (1 if re.search(r"/debian(\.list)?$", base) else 0)
+            )
+        elif _SECURITY_SUITE.fullmatch(suite):
+            security.append(base)
+    if not main:
+        raise HarnessError(
+            "apt's sources on this machine name no Debian mirror",
+            mend="add one below /etc/apt/sources.list.d, see sources.list(5)",
+        )
+    best = max(main, key=lambda base: main[base])
+    security.sort(key=lambda base: "security" not in base)
+    if security:
+        return Mirrors(best, security[0])
+    return Mirrors(best, f"{best}-security")
+
+
+class Apt:
+    """Packages of one release. The lists are refreshed when they are a day old, at the first call that needs them."""
+
+    def __init__(self, cache: Cache, release: str, progress: Progress) -> None:
+        self.cache = cache
+        self.release = release
+        self.progress = progress
+        self.dir = cache.root / "apt" / release
+        self._refreshed_now = False
+
+    def versions(self, *names: str) -> list[Package]:
+        """All listed versions of binary packages, each package's newest first; an unknown name has none."""
+        self.refresh()
+        try:
+            text = self._query("apt-cache", "show", "--all-versions", "--", *names)
+        except CommandFailed:
+            return []
+        found = [Package(stanza["Package"], stanza["Version"]) for stanza in parse_stanzas(text)]
+        return list(dict.fromkeys(found))
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of all binary packages that start with `prefix`, sorted."""
+        self.refresh()
+        return sorted(self._query("apt-cache", "pkgnames", prefix).split())
+
+    def source_versions(self, name: str) -> list[str]:
+        """All listed versions of a source package, newest first."""
+        self.refresh()
+        lines = self._query("apt-cache", "madison", "--", name).splitlines()
+        rows = [[column.strip() for column in line.split("|")] for line in lines]
+        versions = dict.fromkeys(row[1] for row in rows if len(row) == 3 and row[2].endswith(" Sources"))
+        return sort_versions(versions)
+
+    def download(self, packages: Iterable[Package], into: Path) -> list[Path]:
+        """Fetch .deb files into a directory. Raises Gone when the mirror lacks one."""
+        self.refresh()
+        wanted = [f"{package.name}={package.version}" for package in packages]
+        before = set(into.glob("*.deb"))
+        self._fetch(["apt-get", "download", *wanted], into, " ".join(wanted))
+        return sorted(set(into.glob("*.deb")) - before)
+
+    def download_source(self, name: str, version: str, into: Path) -> Path:
+        """Fetch a source package into a directory; returns its .dsc. Raises Gone when the mirror lacks it."""
+        self.refresh()
+        wanted = f"{name}={version}"
+        self._fetch(["apt-get", "source", "--download-only", "--only-source", wanted], into, wanted)
+        return next(into.glob("*.dsc"))
+
+    def closure(self, names: Sequence[str]) -> list[Package]:
+        """`names` and all that they depend on, in the newest versions, sorted by name."""
+        self.refresh()
+        argv = ["apt-get", "install", "--simulate", "--no-install-recommends", "--yes", *names]
+        found = re.findall(r"^Inst (\S+) \((\S+)", self._query(*argv), re.MULTILINE)
+        return sorted((Package(name.partition(":")[0], version) for name, version in found), key=lambda p: p.name)
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Fetch the lists when they are older than a day or `force` is set, but once per run at most."""
+        if self._refreshed_now:
+            return
+        with self.cache.lock(f"apt-{self.release}", self.progress):
+            self._configure()
+            lists = f"lists-{self.release}"
+            sources = key_of((self.dir / "etc" / "sources.list").read_text())
+            last = self.cache.recall(lists) or {}
+            age = time.time() - last.get("time", 0.0)
+            if not force and last.get("sources") == sources and 0 <= age < LISTS_MAX_AGE_S:
+                return
+            self.progress.step(f"fetching the package lists of {self.release}")
+            with self.cache.space(GIB // 2):
+                self._update()
+            self.cache.remember(lists, {"sources": sources, "time": time.time()})
+        self._refreshed_now = True
+
+    @cached_property
+    def _mirrors(self) -> Mirrors:
+        return parse_mirrors(_capture(["apt-get", "update", "--print-uris"]).splitlines())
+
+    def _configure(self) -> None:
+        if not KEYRING.exists():
+            raise HarnessError(
+                f"Debian's archive keys are not at {KEYRING}", mend="install the Debian package debian-archive-keyring"
+            )
+        own_parts = [f"etc/{parts}.d" for parts in ("apt.conf", "preferences", "sources.list", "trusted.gpg")]
+        for name in (*own_parts, "state/lists/partial", "cache/archives/partial"):
+            (self.dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.dir / "status").touch()
+        # Proxies, certificates and time-outs are the machine's; its hooks and index targets are not wanted.
+        system = [
+            line
+            for line in _capture(["apt-config", "dump"]).splitlines()
+            if line.startswith("Acquire::") and not re.match(r"Acquire::(IndexTargets|Changelogs|GzipIndexes)", line)
+        ]
+        own = {
+            "Dir::Etc": f"{self.dir}/etc",
+            "Dir::Etc::netrc": "/etc/apt/auth.conf",
+            "Dir::Etc::netrcparts": "/etc/apt/auth.conf.d",
+            "Dir::State": f"{self.dir}/state",
+            "Dir::State::status": f"{self.dir}/status",
+            "Dir::Cache": f"{self.dir}/cache",
+            "APT::Architecture": "amd64",
+            # As root, apt would download as a user who cannot enter this cache.
+            "APT::Sandbox::User": "root",
+            "APT::Get::List-Cleanup": "true",
+        }
+        lines = ['Acquire::Retries "3";', *system, 'Acquire::Languages "none";']
+        lines += ["#clear APT::Architectures;", 'APT::Architectures { "amd64"; };']
+        lines += [f'{name} "{value}";' for name, value in own.items()]
+        _write_private(self.dir / "apt.conf", "\n".join(lines) + "\n")
+        self._write_sources(RELEASES[self.release])
+
+    def _write_sources(self, suites: Iterable[Suite]) -> None:
+        lines = []
+        for suite in suites:
+            uri = self._mirrors.security if suite.security else self._mirrors.main
+            kinds = ("deb", "deb-src") if suite.sources else ("deb",)
+            lines += [f"{kind} [signed-by={KEYRING}] {uri} {suite.name} main" for kind in kinds]
+        _write_private(self.dir / "etc" / "sources.list", "\n".join(lines) + "\n")
+
+    def _update(self) -> None:
+        suites = RELEASES[self.release]
+        argv = ["apt-get", "update", "-o", "APT::Update::Error-Mode=any"]
+        try:
+            self._run_apt(argv)
+        except CommandFailed as error:
+            needed = [suite for suite in suites if not suite.optional]
+            if len(needed) == len(suites):
+                raise self._unreachable(error) from error
+            self.progress.line(f"{' '.join(s.name for s in suites if s.optional)} cannot be fetched: left out")
+            self._write_sources(needed)
+            try:
+                self._run_apt(argv)
+            except CommandFailed as again:
+                raise self._unreachable(again) from again
+
+    def _unreachable(self, error: CommandFailed) -> HarnessError:
+        causes = [line for line in error.output if line.startswith(("E:", "W:"))]
+        return HarnessError(
+            f"the package lists of {self.release} cannot be fetched",
+            mend="see that `apt-get update` works on this machine, and that its mirror carries "
+            + ", ".join(suite.name for suite in RELEASES[self.release]),
+            detail="\n".join(causes or error.output[-5:]),
+        )
+
+    def _fetch(self, argv: Sequence[str], into: Path, what: str) -> None:
+        try:
+            self._run_apt(argv, into)
+        except CommandFailed as error:
+            text = "\n".join(error.output)
+            if re.search(r"404 +Not Found|Hash Sum mismatch|unexpected size|was not found", text):
+                raise Gone(what, error.output) from error
+            raise HarnessError(
+                f"{what} cannot be fetched", mend="check the network", detail="\n".join(error.output[-5:])
+            ) from error
+
+    def _run_apt(self, argv: Sequence[str], cwd: Path | None = None) -> None:
+        def show(line: str) -> None:
+            if match := re.match(r"dlstatus:\d+:([\d.]+):", line):
+                self.progress.step(f"{self.release}: fetching, {float(match[1]):.0f} %")
+
+        run([*argv, "--quiet", "-o", "APT::Status-Fd=1"], cwd=cwd, on_line=show, env=self._environment)
+
+    def _query(self, *argv: str) -> str:
+        return _capture(argv, self._environment)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"APT_CONFIG": f"{self.dir}/apt.conf"}
+
+
+def parse_stanzas(text: str) -> list[dict[str, str]]:
+    """The fields of each stanza of a Debian control file; continuation lines are dropped."""
+    stanzas = (re.findall(r"^([\w-]+): (.*)$", block, re.MULTILINE) for block in text.split("\n\n"))
+    return [dict(fields) for fields in stanzas if fields]
+
+
+def sort_versions(versions: Iterable[str]) -> list[str]:
+    """Debian versions, newest first, as dpkg compares them."""
+
+    def compare(a: str, b: str) -> int:
+        newer = subprocess.run(["dpkg", "--compare-versions", a, "gt", b], check=False).returncode == 0
+        return 1 if newer else -1
+
+    return sorted(versions, key=cmp_to_key(compare), reverse=True)
+
+
+def _capture(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            argv,
+            env=os.environ | {"LC_ALL": "C.UTF-8"} | dict(env or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise missing_tool(argv[0]) from error
+    if done.returncode:
+        raise CommandFailed(argv, done.returncode, done.stderr.splitlines())
+    return done.stdout
+
+
+def _write_private(path: Path, text: str) -> None:
+    # apt's configuration may hold a proxy's password.
+    path.touch(mode=0o600)
+    path.write_text(text)

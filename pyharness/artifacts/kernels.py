@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels to boot: Debian's own packages, unpacked into the cache and never installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyharness.artifacts.apt import Apt, Gone, Package
+from pyharness.artifacts.cache import GIB, Cache, key_of
+from pyharness.artifacts.run import run
+from pyharness.errors import HarnessError, UsageError
+from pyharness.progress import Progress
+
+DEFAULT_KERNEL = "debian-6.12"
+
+_RECIPE = "1"  # raise it when the layout of an entry changes
+_DISK_NEEDED = 2 * GIB
+
+# Of the 1.5 GB of source, what the patched hv_vmbus and the checks need.
+_SOURCE_FILES = (
+    "Documentation/userspace-api/ioctl/ioctl-number.rst",
+    "LICENSES",
+    "MAINTAINERS",
+    "arch/x86/include/asm/mshyperv.h",
+    "drivers/hv",
+    "include/asm-generic/mshyperv.h",
+    "include/linux/hyperv.h",
+    "scripts/checkpatch.pl",
+    "scripts/coccinelle",
+    "scripts/const_structs.checkpatch",
+    "scripts/get_maintainer.pl",
+    "scripts/headers_install.sh",
+    "scripts/spdxcheck.py",
+    "scripts/spelling.txt",
+)
+
+# Hardware that no guest of ours has: three fifths of the modules.
+_UNUSED_MODULES = (
+    "drivers/gpu",
+    "drivers/hwmon",
+    "drivers/iio",
+    "drivers/infiniband",
+    "drivers/media",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+    "drivers/staging",
+    "sound",
+)
+
+
+@dataclass(frozen=True)
+class DebianKernel:
+    """Where a kernel's packages are: image, headers, kbuild and source of one version.
+
+    `image` matches the image package's name; its group 1, the ABI, names the other packages.
+    """
+
+    release: str
+    source: str
+    image: str
+    kbuild: str
+
+
+KERNELS = {
+    "debian-6.12": DebianKernel(
+        release="bookworm",
+        source="linux-source-6.12",
+        image=r"linux-image-(6\.12\.\d+\+deb12)-amd64-unsigned",
+        kbuild="linux-kbuild-{abi}",
+    ),
+    "debian-6.1": DebianKernel(
+        release="bookworm",
+        source="linux-source-6.1",
+        image=r"linux-image-(6\.1\.0-\d+)-amd64-unsigned",
+        kbuild="linux-kbuild-6.1",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that can be booted and built against.
+
+    `root` holds boot/ and lib/modules/RELEASE, `headers` is what `make -C` takes, `source` holds drivers/hv and the
+    kernel's checkers; `gcc` is the compiler that the headers ask for.
+    """
+
+    name: str
+    key: str
+    release: str
+    version: str
+    gcc: str
+    root: Path
+    headers: Path
+    source: Path
+
+    @property
+    def vmlinuz(self) -> Path:
+        """The bootable image."""
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def modules(self) -> Path:
+        """The directory of the kernel's own modules."""
+        return self.root / "lib" / "modules" / self.release
+
+    @property
+    def stock_vmbus(self) -> Path:
+        """Debian's own hv_vmbus module, compressed or not as Debian ships it."""
+        return next((self.modules / "kernel" / "drivers" / "hv").glob("hv_vmbus.ko*"))
+
+
+@dataclass(frozen=True)
+class PackageSet:
+    """The packages of one version that make a kernel."""
+
+    version: str
+    image: str
+    headers: str
+    common: str
+    kbuild: str
+    source: str
+
+    @property
+    def key(self) -> str:
+        """The cache key of the unpacked set."""
+        return key_of(_RECIPE, *asdict(self).values())
+
+
+def ensure_kernel(name: str, cache: Cache, progress: Progress) -> Kernel:
+    """The named kernel of KERNELS, fetched unless it is cached.
+
+    A name stays with the version that it was first resolved to until `Cache.forget`. Raises UsageError for an unknown
+    name, HarnessError when it cannot be fetched.
+    """
+    if name not in KERNELS:
+        raise UsageError(f"there is no kernel {name!r}", mend="choose one of " + ", ".join(KERNELS))
+    known = cache.recall(f"kernel-{name}")
+    if known and (path := cache.get("kernel", PackageSet(**known).key)):
+        return _load(name, path)
+    spec = KERNELS[name]
+    apt = Apt(cache, spec.release, progress)
+    for packages in _candidates(spec, apt, known):
+        try:
+            path = cache.build(
+                "kernel",
+                packages.key,
+                partial(_unpack, packages, apt, progress),
+                needs=_DISK_NEEDED,
+                progress=progress,
+            )
+        except Gone as gone:
+            progress.line(f"{name}: {gone.message}; trying another version")
+            continue
+        cache.remember(f"kernel-{name}", asdict(packages))
+        return _load(name, path)
+    raise HarnessError(
+        f"the mirror serves no complete set of packages for {name}",
+        mend="see that the machine's mirror carries " + spec.source,
+    )
+
+
+def package_sets(spec: DebianKernel, apt: Apt) -> list[PackageSet]:
+    """All versions for which the lists have every package of a kernel, newest first."""
+    prefix = re.match(r"[\w-]+", spec.image)
+    assert prefix is not None
+    abis = {name: match[1] for name in apt.names(prefix[0]) if (match := re.fullmatch(spec.image, name))}
+    images = {package.version: package.name for package in apt.versions(*abis)} if abis else {}
+    found = []
+    for source in apt.versions(spec.source):
+        if source.version in images:
+            image = images[source.version]
+            abi = abis[image]
+            found.append(
+                PackageSet(
+                    version=source.version,
+                    image=image,
+                    headers=f"linux-headers-{abi}-amd64",
+                    common=f"linux-headers-{abi}-common",
+                    kbuild=spec.kbuild.format(abi=abi),
+                    source=spec.source,
+                )
+            )
+    return found
+
+
+def _candidates(spec: DebianKernel, apt: Apt, known: dict[str, Any] | None) -> Iterator[PackageSet]:
+    """What to try: the version known so far, else the newest listed; then, with fresh lists, all that are listed."""
+    if known:
+        yield PackageSet(**known)
+    else:
+        yield from package_sets(spec, apt)[:1]
+    apt.refresh(force=True)
+    yield from package_sets(spec, apt)
+
+
+def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path) -> None:
+    debs, root, source = (directory / name for name in ("debs", "root", "source"))
+    for made in (debs, root, source):
+        made.mkdir()
+    # The small ones first: a version that has gone shows before the long downloads.
+    for names in ([packages.kbuild, packages.headers, packages.common], [packages.image], [packages.source]):
+        for deb in apt.download([Package(name, packages.version) for name in names], debs):
+            progress.step(f"unpacking {deb.name}")
+            run(["dpkg-deb", "-x", deb, root])
+            deb.unlink()
+    _take_source(root, source, progress)
+    _make_relocatable(root)
+    (boot_image,) = (root / "boot").glob("vmlinuz-*")
+    release = boot_image.name.removeprefix("vmlinuz-")
+    for unused in _UNUSED_MODULES:
+        shutil.rmtree(root / "lib" / "modules" / release / "kernel" / unused, ignore_errors=True)
+    progress.step("indexing the modules")
+    run(["depmod", "-b", root, release])
+    (headers,) = (root / "usr" / "src").glob("linux-headers-*-amd64")
+    compiler = re.search(r"\bgcc-\d+", (headers / ".kernelvariables").read_text())
+    if compiler is None:
+        raise HarnessError(f"{headers.name} names no compiler", mend="report it: the package's layout has changed")
+    shutil.rmtree(debs)
+    shutil.rmtree(root / "usr" / "share")
+    facts = {"release": release, "version": packages.version, "gcc": compiler[0], "headers": headers.name}
+    (directory / "kernel.json").write_text(json.dumps(facts, indent=1))
+
+
+def _take_source(root: Path, source: Path, progress: Progress) -> None:
+    (archive,) = (root / "usr" / "src").glob("linux-source-*.tar.xz")
+    progress.step(f"taking drivers/hv from {archive.name}")
+    top = archive.name.removesuffix(".tar.xz")
+    members = [f"{top}/{name}" for name in _SOURCE_FILES]
+    run(["tar", "-xf", archive, "-C", source, "--strip-components=1", *members], env={"XZ_DEFAULTS": "-T0"})
+    archive.unlink()
+
+
+def _make_relocatable(root: Path) -> None:
+    """Make the headers work where they are instead of in /usr/src."""
+    for makefile in (root / "usr" / "src").glob("linux-headers-*/Makefile"):
+        text = makefile.read_text()
+        here = "$(dir $(lastword $(MAKEFILE_LIST)))../"
+        makefile.write_text(text.replace("include /usr/src/", f"include {here}"))
+    for link in (root / "lib" / "modules").glob("*/*"):
+        if link.is_symlink() and link.readlink().is_absolute():
+            target = link.readlink().relative_to("/")
+            link.unlink()
+            link.symlink_to(Path("../../..") / target)
+    # With the kernel's BTF at hand the build would run pahole, which no test needs.
+    for headers in (root / "usr" / "src").glob("linux-headers-*/vmlinux"):
+        headers.unlink()
+
+
+def _load(name: str, path: Path) -> Kernel:
+    facts = json.loads((path / "kernel.json").read_text())
+    return Kernel(
+        name=name,
+        key=path.name,
+        release=facts["release"],
+        version=facts["version"],
+        gcc=facts["gcc"],
+        root=path / "root",
+        headers=path / "root" / "usr" / "src" / facts["headers"],
+        source=path / "source",
+    )

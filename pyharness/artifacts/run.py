@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run the host's tools: output to a log, lines to a listener, and no process left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pyharness.errors import HarnessError
+
+_TAIL_LINES = 60
+_TERM_GRACE_S = 2.0
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "enough free space in")
+
+# Debian package of each tool that is not in a minimal installation.
+PACKAGE_OF = {
+    "apt-get": "apt",
+    "depmod": "kmod",
+    "dpkg-source": "dpkg-dev",
+    "gcc-12": "gcc-12",
+    "make": "make",
+    "mkfs.erofs": "erofs-utils",
+    "ninja": "ninja-build",
+    "patch": "patch",
+    "strip": "binutils",
+    "xz": "xz-utils",
+}
+
+
+class CommandFailed(HarnessError):
+    """A tool exited with a status other than 0; `output` holds its last lines."""
+
+    def __init__(self, argv: Sequence[str], status: int, output: list[str]) -> None:
+        super().__init__(f"{Path(argv[0]).name} failed with status {status}", detail="\n".join(output))
+        self.status = status
+        self.output = output
+
+
+def missing_tool(tool: str) -> HarnessError:
+    """The error that says which Debian package provides `tool`."""
+    package = PACKAGE_OF.get(Path(tool).name, Path(tool).name)
+    return HarnessError(f"{tool} is not installed", mend=f"install the Debian package {package}: scripts/setup does")
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Run `argv` and return the last lines of its output (stdout and stderr together, as they came).
+
+    `env` is added to the environment, `log` is appended to, `on_line` hears each line. However this function is left,
+    the tool and its children are gone: its process group is killed on any exception, and the kernel kills
+    it when this process dies.
+
+    Raises CommandFailed, HarnessError when the tool is missing, and OSError(ENOSPC) when it ran out of disk.
+    """
+    command = [str(arg) for arg in argv]
+    environment = os.environ | {"LC_ALL": "C.UTF-8"} | dict(env or {})
+    # depmod lives in sbin, which an unprivileged user's PATH lacks.
+    environment["PATH"] = environment.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    sink = log.open("a", encoding="utf-8") if log else None
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "--", *command],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        for raw in process.stdout:
+            line = raw.rstrip("\n")
+            tail.append(line)
+            if sink:
+                sink.write(raw)
+            if on_line:
+                on_line(line)
+        status = process.wait()
+    except BaseException:
+        _kill_group(process)
+        raise
+    finally:
+        if sink:
+            sink.close()
+    output = list(tail)
+    if status == 0:
+        return output
+    if any(mark in line for line in output for mark in _NO_SPACE):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if status == 127:
+        raise missing_tool(command[0])
+    raise CommandFailed(command, status, output)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(_TERM_GRACE_S)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
