@@ -197,9 +197,20 @@ static struct dentry *az_blob_debugfs;
 
 /* Requests: pages */
 
+/* A buffer counts as the whole pages that it touches. */
 static u64 az_blob_page_count(u64 addr, u32 len)
 {
+	if (!len)
+		return 0;
+
 	return DIV_ROUND_UP(offset_in_page(addr) + (u64)len, PAGE_SIZE);
+}
+
+static u64 az_blob_total_pages(const struct az_blob_request_sync *args)
+{
+	return az_blob_page_count(args->data_buffer, args->data_len) +
+	       az_blob_page_count(args->request_buffer, args->request_len) +
+	       az_blob_page_count(args->response_buffer, args->response_len);
 }
 
 /* The host may read or write the data, it does not say which beforehand. */
@@ -215,9 +226,6 @@ static bool az_blob_host_writes(enum az_blob_buffer_kind kind)
 static int az_blob_pin(struct az_blob_buffer *buf, bool host_writes)
 {
 	unsigned long first = buf->addr & PAGE_MASK;
-
-	if (!buf->nr_pages)
-		return 0;
 
 	if (!access_ok(u64_to_user_ptr(buf->addr), buf->len))
 		return -EFAULT;
@@ -275,41 +283,25 @@ az_blob_mpb_create(struct page **pages, unsigned int nr_pages, u32 *len)
 static struct az_blob_request *
 az_blob_request_create(const struct az_blob_request_sync *args)
 {
-	const struct az_blob_buffer buffers[AZ_BLOB_NR_BUFFERS] = {
-		[AZ_BLOB_DATA] = {
-			.addr = args->data_buffer,
-			.len = args->data_len,
-		},
-		[AZ_BLOB_REQUEST] = {
-			.addr = args->request_buffer,
-			.len = args->request_len,
-		},
-		[AZ_BLOB_RESPONSE] = {
-			.addr = args->response_buffer,
-			.len = args->response_len,
-		},
-	};
+	unsigned int nr_pages = az_blob_total_pages(args);
 	struct az_blob_request *req;
 	unsigned int first_page = 0;
-	u64 nr_pages = 0;
 	int kind, ret;
-
-	for (kind = 0; kind < AZ_BLOB_NR_BUFFERS; kind++)
-		if (buffers[kind].len)
-			nr_pages += az_blob_page_count(buffers[kind].addr,
-						       buffers[kind].len);
-	if (nr_pages > AZURE_BLOB_MAX_PAGES)
-		return ERR_PTR(-EINVAL);
 
 	req = kvzalloc(struct_size(req, pages, nr_pages), GFP_KERNEL_ACCOUNT);
 	if (!req)
 		return ERR_PTR(-ENOMEM);
 
 	init_waitqueue_head(&req->wait);
-	memcpy(req->buffers, buffers, sizeof(req->buffers));
+	req->buffers[AZ_BLOB_DATA].addr = args->data_buffer;
+	req->buffers[AZ_BLOB_DATA].len = args->data_len;
+	req->buffers[AZ_BLOB_REQUEST].addr = args->request_buffer;
+	req->buffers[AZ_BLOB_REQUEST].len = args->request_len;
+	req->buffers[AZ_BLOB_RESPONSE].addr = args->response_buffer;
+	req->buffers[AZ_BLOB_RESPONSE].len = args->response_len;
 
 	/* Fails if the caller has pinned as much as it may. */
-	if (mm_account_pinned_pages(&req->mmp, nr_pages << PAGE_SHIFT)) {
+	if (mm_account_pinned_pages(&req->mmp, (size_t)nr_pages * PAGE_SIZE)) {
 		ret = -ENOMEM;
 		goto err_free;
 	}
@@ -317,9 +309,9 @@ az_blob_request_create(const struct az_blob_request_sync *args)
 	for (kind = 0; kind < AZ_BLOB_NR_BUFFERS; kind++) {
 		struct az_blob_buffer *buf = &req->buffers[kind];
 
-		if (!buf->len)
-			continue;
 		buf->nr_pages = az_blob_page_count(buf->addr, buf->len);
+		if (!buf->nr_pages)
+			continue;
 		buf->pages = req->pages + first_page;
 		buf->offset = first_page * PAGE_SIZE +
 			      offset_in_page(buf->addr);
@@ -702,7 +694,8 @@ static long az_blob_ioctl(struct file *file, unsigned int cmd,
 		return -EFAULT;
 
 	if (args.pad || !args.request_len || !args.response_len ||
-	    args.data_valid > args.data_len)
+	    args.data_valid > args.data_len ||
+	    az_blob_total_pages(&args) > AZURE_BLOB_MAX_PAGES)
 		return -EINVAL;
 
 	/* Nothing is sent whose answer could not be delivered. */

@@ -91,9 +91,10 @@ struct az_blob_request_sync {
  *   namespace) differ from those that the file was opened with.
  * - ENODEV: the device is gone; also returned to requests in progress when it
  *   goes. The file stays useless: open the node again.
- * - EFAULT: the struct is not readable and writable.
+ * - EFAULT: the struct is not readable.
  * - EINVAL: @pad is not zero, @request_len or @response_len is zero,
  *   @data_valid exceeds @data_len, or there are too many pages.
+ * - EFAULT: the struct is not writable.
  * - ENOMEM: RLIMIT_MEMLOCK would be exceeded, or memory is short.
  * - EFAULT: a buffer is not mapped, wraps around the address space, or is not
  *   writable where it has to be.
