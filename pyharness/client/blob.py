@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Blobs of any size over a BlobDevice, by the Azure Blob REST API: put, get, head, delete."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.parse import quote
+
+from pyharness.client.device import DEFAULT_TIMEOUT_MS, BlobDevice
+
+CHUNK_BYTES = 31 << 20
+"""The largest round size that leaves room for head and response within the driver's 8192 pages."""
+
+API_VERSION = "2023-11-03"
+_ERROR_ROOM = 4096
+_MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
+
+ProgressCallback = Callable[[int, int | None], None]
+"""Called with the bytes done and, where it is known, the total."""
+
+
+class Answer(NamedTuple):
+    """A parsed response head; header names are lower case."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+
+    @property
+    def length(self) -> int:
+        """Content-Length, 0 without one."""
+        return int(self.headers.get("content-length", "0"))
+
+
+class BlobServiceError(Exception):
+    """The blob service answered with an HTTP error."""
+
+    def __init__(self, answer: Answer, body: bytes) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.code = answer.headers.get("x-ms-error-code", "")
+        said = _MESSAGE.search(body)
+        words = (str(answer.status), self.code or answer.reason, said.group(1).decode(errors="replace") if said else "")
+        super().__init__(" ".join(filter(None, words)))
+
+
+class Transfer(NamedTuple):
+    """What was moved."""
+
+    size: int
+    sha256: str
+    etag: str
+
+
+def parse_answer(head: bytes) -> Answer:
+    """Raises ValueError when `head` is no HTTP/1.1 response head."""
+    status_line, _, rest = head.partition(b"\r\n")
+    version, _, outcome = status_line.decode("latin-1").partition(" ")
+    code, _, reason = outcome.partition(" ")
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdecimal() or not rest.endswith(b"\r\n"):
+        raise ValueError(f"not a response head: {head[:60]!r}")
+    headers = {}
+    for line in rest.decode("latin-1").splitlines():
+        name, _, value = line.partition(":")
+        if name:
+            headers[name.strip().lower()] = value.strip()
+    return Answer(int(code), reason, headers)
+
+
+class BlobClient:
+    """One client of a blob service behind `device`; threads may share it."""
+
+    def __init__(
+        self,
+        device: BlobDevice,
+        *,
+        host: str = "azure-blob",
+        headers: dict[str, str] | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    ) -> None:
+        """`headers` go with each request (Authorization, ...). Raises ValueError for a chunk size that cannot be."""
+        if not 0 < chunk_bytes <= CHUNK_BYTES:
+            raise ValueError(f"chunk_bytes is {chunk_bytes}, not between 1 and {CHUNK_BYTES}")
+        self._device = device
+        self._headers = {"Host": host, "x-ms-version": API_VERSION, **(headers or {})}
+        self._chunk = chunk_bytes
+        self._timeout_ms = timeout_ms
+
+    def put(self, path: str, source: bytes | Path | BinaryIO, *, progress: ProgressCallback | None = None) -> Transfer:
+        """Upload, in blocks when it is more than one request carries.
+
+        Raises DeviceError, HostError, BlobServiceError, and OSError of the source.
+        """
+        digest = hashlib.sha256()
+        blocks: list[str] = []
+        size = 0
+
+        def account(piece: memoryview) -> None:
+            nonlocal size
+            digest.update(piece)
+            size += len(piece)
+            if progress:
+                progress(size, total)
+
+        with _reader(source) as (stream, total):
+            # One byte of room beyond a source that is small shows that it has ended.
+            room_size = self._chunk if total is None else min(total + 1, self._chunk)
+            with self._device.pool.borrow(room_size) as buffer:
+                room = buffer.view[:room_size]
+                while (count := _fill(stream, room)) == room_size:
+                    blocks.append(self._put_block(path, len(blocks), room))
+                    account(room)
+                rest = room[:count]
+                if not blocks:
+                    answer = self._send("PUT", path, headers={"x-ms-blob-type": "BlockBlob"}, data=rest)
+                else:
+                    if count:
+                        blocks.append(self._put_block(path, len(blocks), rest))
+                    listed = "".join(f"<Latest>{block}</Latest>" for block in blocks)
+                    body = f"<BlockList>{listed}</BlockList>".encode()
+                    answer = self._send("PUT", path, query="comp=blocklist", data=body)
+                account(rest)
+        return Transfer(size, digest.hexdigest(), answer.headers.get("etag", ""))
+
+    def _put_block(self, path: str, index: int, content: memoryview) -> str:
+        block = base64.b64encode(f"{index:08d}".encode()).decode()
+        self._send("PUT", path, query=f"comp=block&blockid={quote(block, safe='')}", data=content)
+        return block
+
+    def get(self, path: str, sink: Path | BinaryIO | None, *, progress: ProgressCallback | None = None) -> Transfer:
+        """Download by ranges of one version of the blob; with no sink it is only hashed.
+
+        A Path appears only when all of it has arrived. Raises as `put` does; a blob replaced meanwhile is a
+        BlobServiceError 412.
+        """
+        digest = hashlib.sha256()
+        size = 0
+        total: int | None = None
+        etag = ""
+        with _writer(sink) as stream, self._device.pool.borrow(self._chunk) as buffer:
+            room = buffer.view[: self._chunk]
+            while total is None or size < total:
+                headers = {"x-ms-range": f"bytes={size}-{size + self._chunk - 1}"}
+                if etag:
+                    headers["If-Match"] = etag
+                try:
+                    answer = self._send("GET", path, headers=headers, room=room)
+                except BlobServiceError as error:
+                    if size == 0 and error.headers.get("content-range") == "bytes */0":
+                        etag = error.headers.get("etag", "")
+                        break
+                    raise
+                total = _total_of(answer)
+                etag = answer.headers.get("etag", "")
+                if not 0 < answer.length <= len(room):
+                    raise ValueError(f"{answer.length} bytes in answer to a range of {len(room)}")
+                piece = room[: answer.length]
+                digest.update(piece)
+                if stream is not None:
+                    stream.write(piece)
+                size += answer.length
+                if progress:
+                    progress(size, total)
+        return Transfer(size, digest.hexdigest(), etag)
+
+    def head(self, path: str) -> Answer:
+        """Properties; `length` is the blob's size. Raises as `put` does."""
+        return self._send("HEAD", path)
+
+    def delete(self, path: str) -> None:
+        """Raises as `put` does."""
+        self._send("DELETE", path)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        data: bytes | memoryview = b"",
+        room: memoryview | None = None,
+    ) -> Answer:
+        """One request; what the service has to say in a body goes to `room`, or to memory of its own."""
+        url = quote(path) + (f"?{query}" if query else "")
+        fields = {**self._headers, **(headers or {}), "Content-Length": str(len(data))}
+        lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        head = "\r\n".join(lines).encode("latin-1")
+        with self._device.pool.borrow(_ERROR_ROOM) as buffer:
+            if room is None:
+                # An upload's body needs to be the data buffer itself: there the service finds no room for words.
+                room = memoryview(data) if data else buffer.view
+            response = self._device.request(
+                head,
+                data_out=data or None,
+                data_in=None if data else room,
+                timeout_ms=self._timeout_ms,
+            )
+            answer = parse_answer(response.check().head)
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise BlobServiceError(answer, bytes(room[: answer.length]) if method != "HEAD" else b"")
+        return answer
+
+
+def _total_of(answer: Answer) -> int:
+    """The blob's size, from the answer to a ranged GET. Raises ValueError."""
+    if answer.status == HTTPStatus.OK:
+        return answer.length
+    total = answer.headers.get("content-range", "").rpartition("/")[2]
+    if not total.isdecimal():
+        raise ValueError(f"no size in Content-Range: {answer.headers.get('content-range')}")
+    return int(total)
+
+
+def _fill(stream: BinaryIO, room: memoryview) -> int:
+    """Read until `room` is full or the stream ends: a pipe gives less than asked."""
+    count = 0
+    while count < len(room):
+        piece = stream.read(len(room) - count)
+        if not piece:
+            break
+        room[count : count + len(piece)] = piece
+        count += len(piece)
+    return count
+
+
+@contextmanager
+def _reader(source: bytes | Path | BinaryIO) -> Iterator[tuple[BinaryIO, int | None]]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source), len(source)
+    elif isinstance(source, Path):
+        with source.open("rb") as stream:
+            yield stream, os.fstat(stream.fileno()).st_size
+    else:
+        yield source, None
+
+
+@contextmanager
+def _writer(sink: Path | BinaryIO | None) -> Iterator[BinaryIO | None]:
+    if not isinstance(sink, Path):
+        yield sink
+        return
+    aside = sink.with_name(f".{sink.name}.part")
+    try:
+        with aside.open("wb") as stream:
+            yield stream
+        aside.replace(sink)
+    finally:
+        aside.unlink(missing_ok=True)

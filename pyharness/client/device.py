@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Requests through /dev/azure_blob."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import uuid
+from types import TracebackType
+from typing import ClassVar, NamedTuple
+
+from pyharness.client.abi import AZURE_BLOB_IOCTL, AzBlobRequestSync
+from pyharness.client.buffers import Buffer, BufferPool
+
+DEFAULT_PATH = "/dev/azure_blob"
+DEFAULT_TIMEOUT_MS = 30_000
+
+Writable = Buffer | bytearray | mmap.mmap | memoryview
+Readable = bytes | Writable
+
+_EMPTY = memoryview(bytearray())
+
+
+class DeviceError(OSError):
+    """The ioctl failed; `errno` says how and `advice` what to do about it."""
+
+    advice: ClassVar[str] = "see the kernel log"
+
+
+class NotABlobDevice(DeviceError):
+    """ENOTTY."""
+
+    advice = "open a node of the hv_azure_blob driver"
+
+
+class WrongCredentials(DeviceError):
+    """EACCES: ids, groups or capabilities changed since the file was opened."""
+
+    advice = "open the node again with the present credentials"
+
+
+class DeviceGone(DeviceError):
+    """ENODEV."""
+
+    advice = "close the file, wait for the device to come back and open its node again"
+
+
+class BadAddress(DeviceError):
+    """EFAULT: a buffer is not mapped, or is read-only where the host writes."""
+
+    advice = "give buffers that are mapped and writable (the data buffer for uploads too)"
+
+
+class InvalidRequest(DeviceError):
+    """EINVAL: lengths that do not add up, or more than 8192 pages."""
+
+    advice = "check the lengths; split the data when the buffers cover more than 8192 pages"
+
+
+class PinLimitExceeded(DeviceError):
+    """ENOMEM."""
+
+    advice = "raise RLIMIT_MEMLOCK, or have fewer or smaller requests in progress"
+
+
+class Interrupted(DeviceError):
+    """EINTR: a fatal signal; whether the host carried the request out is unknown."""
+
+    advice = "the caller is being killed; leave the buffers alone, the host may still write to them"
+
+
+class AnswerLost(DeviceError):
+    """EIO: the host broke the protocol; whether it carried the request out is unknown."""
+
+    advice = "find out whether the request was carried out before sending it again"
+
+
+_BY_ERRNO: dict[int, type[DeviceError]] = {
+    errno.ENOTTY: NotABlobDevice,
+    errno.EACCES: WrongCredentials,
+    errno.ENODEV: DeviceGone,
+    errno.EFAULT: BadAddress,
+    errno.EINVAL: InvalidRequest,
+    errno.ENOMEM: PinLimitExceeded,
+    errno.EINTR: Interrupted,
+    errno.EIO: AnswerLost,
+}
+
+
+class HostError(Exception):
+    """The request reached the host, and the host refused or failed it with an NTSTATUS."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the host answered with status {status:#010x}")
+        self.status = status
+
+
+class Response(NamedTuple):
+    """The host's answer. `status` is the host's own, zero for success; `head` is what it wrote as the response."""
+
+    status: int
+    head: bytes
+
+    def check(self) -> Response:
+        """Return itself. Raises HostError when the status is not zero."""
+        if self.status:
+            raise HostError(self.status)
+        return self
+
+
+class BlobDevice:
+    """An open node. Threads may share it; each request has buffers of its own."""
+
+    def __init__(self, path: str | os.PathLike[str] = DEFAULT_PATH, *, pool: BufferPool | None = None) -> None:
+        """Raises OSError when the node cannot be opened."""
+        self.path = os.fspath(path)
+        self.pool = pool or BufferPool()
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the node and let go of the kept buffers. Requests in progress in other threads go on."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.pool.close()
+
+    def __enter__(self) -> BlobDevice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, sync: AzBlobRequestSync) -> None:
+        """The bare ioctl: the caller fills the struct and keeps the buffers alive. Raises DeviceError."""
+        try:
+            # With a mutable argument (True) the interpreter lets other threads run meanwhile.
+            fcntl.ioctl(self._fd, AZURE_BLOB_IOCTL, sync, True)
+        except OSError as error:
+            raise device_error(error.errno or 0, self.path) from None
+
+    def request(
+        self,
+        head: Readable,
+        *,
+        data_out: Readable | None = None,
+        data_in: Writable | None = None,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        response_size: int = mmap.PAGESIZE,
+        guid: uuid.UUID | None = None,
+    ) -> Response:
+        """Send `head` and the data, and wait for the answer.
+
+        There is one data buffer on the wire. With `data_in` it is that memory, used in place, and `data_out` is put at
+        its start unless it lies there already. With `data_out` alone it is that memory when it is writable (the host
+        may write there), else a copy. `timeout_ms` 0 leaves the limit to the host.
+
+        Raises DeviceError, and ValueError when `data_out` does not fit; a host status is no exception.
+        """
+        sent = _view(data_out) if data_out is not None else _EMPTY
+        borrowed = None
+        if data_in is not None:
+            target = _view(data_in)
+        elif sent.readonly and len(sent):
+            borrowed = self.pool.take(len(sent))
+            target = borrowed.view[: len(sent)]
+        else:
+            target = sent
+        if len(sent) > len(target):
+            raise ValueError(f"{len(sent)} bytes to send in a data buffer of {len(target)}")
+        if sent.readonly or _address(sent) != _address(target):
+            target[: len(sent)] = sent
+        request = _view(head)
+        # Head and response share one borrowed buffer, each from a page boundary on: no page is pinned twice.
+        response_at = -(-len(request) // mmap.PAGESIZE) * mmap.PAGESIZE
+        messages = self.pool.take(response_at + response_size)
+        try:
+            messages.view[: len(request)] = request
+            sync = AzBlobRequestSync(
+                timeout=timeout_ms,
+                request_len=len(request),
+                response_len=response_size,
+                data_len=len(target),
+                data_valid=len(sent),
+                request_buffer=messages.address,
+                response_buffer=messages.address + response_at,
+                data_buffer=_address(target),
+            )
+            ctypes.memmove(sync.guid, (guid or uuid.uuid4()).bytes_le, 16)
+            self.submit(sync)
+            end = response_at + sync.response.response_len
+            return Response(sync.response.status, messages.view[response_at:end].tobytes())
+        finally:
+            self.pool.give(messages)
+            if borrowed is not None:
+                target.release()
+                self.pool.give(borrowed)
+
+
+def device_error(number: int, path: str) -> DeviceError:
+    """The exception for an errno of the ioctl."""
+    kind = _BY_ERRNO.get(number, DeviceError)
+    return kind(number, f"{os.strerror(number)} ({kind.advice})", path)
+
+
+def _view(data: Readable) -> memoryview:
+    return data.view if isinstance(data, Buffer) else memoryview(data).cast("B")
+
+
+def _address(target: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(target)) if len(target) else 0
