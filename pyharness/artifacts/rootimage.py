@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's root: a read-only erofs image of a few Debian packages and the Python that the host talks to.
+
+It is made without root and without running any package's scripts: the packages are unpacked over merged /usr
+links, and the image's own Python compiles its library through the image's own dynamic loader.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+import importlib.util
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from pyharness.artifacts.apt import Apt, Gone, Package
+from pyharness.artifacts.cache import GIB, Cache, key_of
+from pyharness.artifacts.repository import REPOSITORY
+from pyharness.artifacts.run import run
+from pyharness.errors import HarnessError
+from pyharness.progress import Progress
+
+_RECIPE = "1"  # raise it when the way of making the image changes
+_RELEASE = "bookworm"
+_DISK_NEEDED = GIB
+_NAME = "root.erofs"
+_UUID = "00000000-0000-0000-0000-000000000000"  # fixed, for one input must give one image
+
+_PACKAGES = (
+    "bash",
+    "busybox",
+    "coreutils",
+    "dash",
+    "iproute2",
+    "kmod",
+    "mount",
+    "procps",
+    "python3",
+    "util-linux",
+)
+
+# Dependencies of the packages' installation scripts, none of which runs here.
+_LEFT_OUT = (
+    "debconf",
+    "dpkg",
+    "init-system-helpers",
+    "lib*-perl",
+    "libgdbm*",
+    "libperl*",
+    "perl*",
+    "tar",
+    "usrmerge",
+    "util-linux-extra",
+)
+
+# Pure Python packages that host and guest must have in one version.
+_SHARED_PYTHON = ("pyroute2", "rpyc")
+
+_OWN_FILES = {
+    "usr/lib/pyharness/init": (REPOSITORY / "pyharness/guest/boot/init", 0o755),
+    "usr/lib/pyharness/bootstrap.py": (REPOSITORY / "pyharness/guest/boot/bootstrap.py", 0o644),
+}
+
+_TEXT_FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hostname": "guest\n",
+    "etc/hosts": "127.0.0.1 localhost guest\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+
+_MERGED_DIRECTORIES = ("bin", "lib", "lib64", "sbin")
+_MOUNT_POINTS = ("dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp")
+
+_NOT_NEEDED = (
+    "usr/lib/python3*/ensurepip",
+    "usr/lib/python3*/idlelib",
+    "usr/lib/python3*/lib2to3",
+    "usr/lib/python3*/pydoc_data",
+    "usr/lib/python3*/test",
+    "usr/lib/python3*/tkinter",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/perl*",
+    "usr/share/bash-completion",
+    "usr/share/bug",
+    "usr/share/doc",
+    "usr/share/i18n",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/perl*",
+    "usr/share/zoneinfo",
+    "var/cache/apt",
+    "var/lib/apt",
+    "var/lib/dpkg",
+)
+
+
+@dataclass(frozen=True)
+class RootImage:
+    """A read-only erofs image; `key` names what it was made from."""
+
+    path: Path
+    key: str
+
+
+def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
+    """The guest's root image, made unless it is cached. Raises HarnessError when its packages cannot be fetched."""
+    known = cache.recall("root-image")
+    packages = [Package(**package) for package in known["packages"]] if known else None
+    if packages and (found := cache.get("root-image", key := _key(packages))):
+        return RootImage(found / _NAME, key)
+    apt = Apt(cache, _RELEASE, progress)
+    try:
+        path = _build(packages or _resolve(apt), apt, cache, progress)
+    except Gone as gone:
+        progress.line(f"guest image: {gone.message}; looking for the current versions")
+        apt.refresh(force=True)
+        path = _build(_resolve(apt), apt, cache, progress)
+    return RootImage(path / _NAME, path.name)
+
+
+def _build(packages: Sequence[Package], apt: Apt, cache: Cache, progress: Progress) -> Path:
+    builder = partial(_make, packages, apt, progress)
+    path = cache.build("root-image", _key(packages), builder, needs=_DISK_NEEDED, progress=progress)
+    cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
+    return path
+
+
+def _resolve(apt: Apt) -> list[Package]:
+    needed = apt.closure(_PACKAGES)
+    return [p for p in needed if not any(fnmatch.fnmatch(p.name, pattern) for pattern in _LEFT_OUT)]
+
+
+def _key(packages: Sequence[Package]) -> str:
+    return key_of(
+        _RECIPE,
+        *(f"{package.name}={package.version}" for package in packages),
+        *(f"{name}=={importlib.metadata.version(name)}" for name in _SHARED_PYTHON),
+        files={name: path for name, (path, _) in _OWN_FILES.items()},
+    )
+
+
+def _make(packages: Sequence[Package], apt: Apt, progress: Progress, directory: Path) -> None:
+    root, debs = directory / "root", directory / "debs"
+    debs.mkdir()
+    for name in _MERGED_DIRECTORIES:
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for number, deb in enumerate(apt.download(packages, debs), 1):
+        progress.step(f"unpacking {number}/{len(packages)} {deb.name}")
+        data = deb.with_suffix(".tar")
+        run(["sh", "-c", 'dpkg-deb --fsys-tarfile "$1" >"$2"', "sh", deb, data])
+        run(["tar", "-xf", data, "-C", root, "--keep-directory-symlink", "--no-same-permissions"])
+        deb.unlink()
+        data.unlink()
+    _arrange(root)
+    progress.step("compiling the guest's Python")
+    _compile_python(root)
+    progress.step("writing the image")
+    # Not compressed: under TCG the guest would spend longer unpacking than the host spends reading.
+    run(["mkfs.erofs", "-T0", "-U", _UUID, "-x-1", "--all-root", directory / _NAME, root])
+    shutil.rmtree(root)
+    shutil.rmtree(debs)
+
+
+def _arrange(root: Path) -> None:
+    for pattern in _NOT_NEEDED:
+        for path in root.glob(pattern):
+            shutil.rmtree(path)
+    for name in _MOUNT_POINTS:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for name, text in _TEXT_FILES.items():
+        (root / name).write_text(text)
+    (root / "etc" / "resolv.conf").symlink_to("/run/resolv.conf")
+    (root / "etc" / "mtab").unlink(missing_ok=True)
+    (root / "etc" / "mtab").symlink_to("/proc/self/mounts")
+    if not (root / "usr" / "bin" / "sh").is_symlink():
+        (root / "usr" / "bin" / "sh").symlink_to("dash")
+    site = root / "usr" / "lib" / "pyharness" / "site"
+    site.mkdir(parents=True)
+    for name in _SHARED_PYTHON:
+        shutil.copytree(_package_directory(name), site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (path, mode) in _OWN_FILES.items():
+        shutil.copyfile(path, root / name)
+        (root / name).chmod(mode)
+
+
+def _package_directory(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise HarnessError(f"the Python package {name} is not installed", mend="run scripts/setup")
+    return Path(spec.origin).parent
+
+
+def _compile_python(root: Path) -> None:
+    """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts."""
+    (python,) = (root / "usr" / "lib").glob("python3.*")
+    libraries = f"{root}/usr/lib/x86_64-linux-gnu"
+    loader = [f"{root}/usr/lib64/ld-linux-x86-64.so.2", "--library-path", libraries, f"{root}/usr/bin/{python.name}"]
+    compileall = ["-S", "-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash"]
+    where: list[str | Path] = ["-s", root, "-p", "/", python, root / "usr" / "lib" / "pyharness"]
+    run([*loader, *compileall, *where], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})
