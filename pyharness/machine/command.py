@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The QEMU command line and the kernel command line of a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyharness.machine.config import MachineConfig
+from pyharness.machine.rundir import RunDir
+
+AGENT_PORT = "pyharness.agent"
+_GUEST_INIT = "/usr/lib/pyharness/init"
+_ENLIGHTENMENTS = ("hv-relaxed", "hv-vpindex", "hv-synic", "hv-time")
+
+_KERNEL_ARGS = (
+    "console=ttyS0",
+    "root=/dev/vda",
+    f"init={_GUEST_INIT}",
+    # A crash ends the guest at once: QEMU runs with -no-reboot.
+    "panic=-1",
+    "oops=panic",
+    # A loaded host under TCG stops vCPUs for seconds; the detectors must only see hangs of the guest's own making.
+    "watchdog_thresh=60",
+    "rcupdate.rcu_cpu_stall_timeout=120",
+    "sysctl.kernel.hung_task_timeout_secs=240",
+)
+
+
+def kernel_command_line(config: MachineConfig) -> str:
+    """The kernel's command line; `config.kernel_args` come last and win."""
+    return " ".join((*_KERNEL_ARGS, *config.kernel_args))
+
+
+def qemu_command(config: MachineConfig, run_dir: RunDir, initramfs: Path) -> list[str]:
+    """QEMU's argument vector."""
+    cpu = {"tcg": "max", "kvm": "host"}[config.accelerator.name]
+    accel = {"tcg": "tcg,thread=multi", "kvm": "kvm"}[config.accelerator.name]
+    argv = [
+        *(str(config.qemu.binary), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-L", str(config.qemu.firmware)),
+        *("-accel", accel),
+        *("-cpu", ",".join((cpu, *(_ENLIGHTENMENTS if config.hyperv else ())))),
+        *("-smp", str(config.cpus)),
+        # The VSP maps the guest's memory, so it is a shared file.
+        *("-object", f"memory-backend-memfd,id=ram,size={config.memory_mib}M,share=on"),
+        *("-m", str(config.memory_mib), "-M", "q35,memory-backend=ram"),
+        *("-kernel", str(config.kernel.vmlinuz), "-initrd", str(initramfs)),
+        *("-append", kernel_command_line(config)),
+        *("-drive", f"if=none,id=root,format=raw,readonly=on,file={_quote(config.root_image.path)}"),
+        *("-device", "virtio-blk-pci,drive=root"),
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{_quote(run_dir.qmp_socket)},server=on,wait=off"),
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=agent,path={_quote(run_dir.agent_socket)},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        *("-chardev", f"socket,id=shell,path={_quote(run_dir.shell_socket)},server=on,wait=off"),
+        *("-device", "virtconsole,chardev=shell"),
+    ]
+    if config.hyperv:
+        argv += ["-device", "vmbus-bridge"]
+    if config.vpci_companion:
+        argv += ["-device", "hv-vpci-companion"]
+    for index, device in enumerate(config.blob_devices):
+        properties = f"hv-azure-blob,instanceid={device.instance}"
+        if device.backend:
+            argv += ["-chardev", f"socket,id=vsp{index},path={_quote(run_dir.vsp_socket(index))},server=on,wait=off"]
+            properties += f",chardev=vsp{index}"
+        argv += ["-device", properties]
+    return [*argv, *config.qemu_args]
+
+
+def _quote(path: Path) -> str:
+    """A comma ends a value in QEMU's option syntax unless it is doubled."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""QEMU's process and its terminal: the guest's serial console, read by one thread into a file and into lines.
+
+QEMU cannot outlive the harness, however that dies. It is started by the reading thread, and the kernel kills it when
+that thread ends (PR_SET_PDEATHSIG, which is tied to the parent's thread); should the harness die before this is armed,
+the hang-up of the controlling terminal ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pexpect
+from pexpect.fdpexpect import fdspawn
+
+from pyharness.errors import HarnessError
+from pyharness.machine.crash import CrashDetector, Splat
+
+_TAIL_LINES = 200
+_READ_SIZE = 65536
+_POLL_S = 0.2
+# A panic prints its splat and resets; what has not come by then will not come.
+_SPLAT_TIME_S = 2.0
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+class Console:
+    """The running QEMU seen from its terminal."""
+
+    def __init__(self, argv: Sequence[str], log_dir: Path, on_end: Callable[[Console], None]) -> None:
+        """`on_end` is called once, on the reading thread, when QEMU is dead: it exited, or a fatal splat was collected."""
+        self.log = log_dir / "console.log"
+        self.qemu_log = log_dir / "qemu.log"
+        self.splat: Splat | None = None
+        """The fatal splat, complete."""
+        self.exit_status: int | None = None
+        """QEMU's exit status, negative for a signal."""
+        self._argv = list(argv)
+        self._on_end = on_end
+        self._detector = CrashDetector()
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._started = threading.Event()
+        self._start_error: OSError | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Start QEMU. Raises HarnessError when it cannot be executed."""
+        binary = Path(self._argv[0])
+        if not os.access(binary, os.X_OK):
+            raise HarnessError(f"there is no QEMU at {binary}", mend="run `pyharness build`")
+        threading.Thread(target=self._run, name="console", daemon=True).start()
+        self._started.wait()
+        if self._start_error:
+            raise HarnessError(f"QEMU cannot be started: {self._start_error}")
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        assert self._process
+        return self._process.pid
+
+    @property
+    def warnings(self) -> list[Splat]:
+        """The splats so far that are not fatal."""
+        return list(self._detector.warnings)
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines of the console."""
+        return "\n".join(list(self._tail)[-lines:])
+
+    def qemu_said(self) -> str:
+        """What QEMU wrote to its standard error."""
+        return self.qemu_log.read_text(errors="replace").strip() if self.qemu_log.exists() else ""
+
+    def kill(self) -> None:
+        """End QEMU at once; the guest holds nothing that needs to be saved."""
+        if self._process:
+            self._process.kill()
+
+    def wait_end(self, timeout_s: float | None = None) -> bool:
+        """Wait until QEMU has ended and `on_end` was called."""
+        return self._ended.wait(timeout_s)
+
+    def _run(self) -> None:
+        master, slave = pty.openpty()
+        try:
+            with self.qemu_log.open("wb") as errors:
+                self._process = subprocess.Popen(
+                    ["setsid", "--ctty", "setpriv", "--pdeathsig", "KILL", "--", *self._argv],
+                    stdin=slave,
+                    stdout=slave,
+                    stderr=errors,
+                )
+        except OSError as error:
+            self._start_error = error
+            self._ended.set()
+            return
+        finally:
+            os.close(slave)
+            self._started.set()
+        try:
+            with self.log.open("wb") as log:
+                self._read(fdspawn(master, timeout=None), log.write)
+        finally:
+            self._process.kill()
+            self.exit_status = self._process.wait()
+            os.close(master)
+            self.splat = self._detector.fatal
+            self._on_end(self)
+            self._ended.set()
+
+    def _read(self, terminal: fdspawn[bytes], write: Callable[[bytes], object]) -> None:
+        """Read until QEMU closes its terminal, or a fatal splat has ended."""
+        rest = ""
+        deadline: float | None = None
+        while not self._detector.complete and (deadline is None or time.monotonic() < deadline):
+            try:
+                data = terminal.read_nonblocking(_READ_SIZE, timeout=_POLL_S)
+            except pexpect.TIMEOUT:
+                continue
+            except (pexpect.EOF, OSError):
+                break
+            write(data)
+            *lines, rest = (rest + _ESCAPES.sub("", data.decode(errors="replace"))).split("\n")
+            for line in lines:
+                self._tail.append(line)
+                self._detector.feed(line)
+            if self._detector.fatal and deadline is None:
+                deadline = time.monotonic() + _SPLAT_TIME_S
+        if rest:
+            self._tail.append(rest)
+            self._detector.feed(rest)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""QEMU's machine protocol for synchronous code: the asynchronous client lives on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from pyharness.errors import HarnessError, TimedOut
+
+T = TypeVar("T")
+
+_CALL_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class Qmp:
+    """A connection to QEMU's QMP socket."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect. Raises OSError or QMPError when nothing answers at `path` (QEMU may not listen yet)."""
+        self.events: list[dict[str, Any]] = []
+        """All events so far, in order."""
+        self._news = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
+        self._client = QMPClient("pyharness")
+        self._client.logger.setLevel("CRITICAL")
+        try:
+            self._run(self._client.connect(str(path)))
+            self._listener = self._run(self._listen())
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Execute a QMP command and return its result (underscores in argument names stand for hyphens).
+
+        Raises HarnessError when QEMU refuses the command or is gone.
+        """
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            return self._run(self._client.execute(command, named or None))
+        except ExecuteError as error:
+            raise HarnessError(f"QEMU refused {command}: {error}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise HarnessError(f"QEMU is gone: {command} got no answer") from error
+
+    def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
+        """The first event `name`, past or to come. Raises TimedOut."""
+        with self._news:
+            if not self._news.wait_for(lambda: self._find(name) is not None, timeout_s):
+                raise TimedOut(f"no QMP event {name} in {timeout_s:g} s")
+            event = self._find(name)
+        assert event is not None
+        return event
+
+    def close(self) -> None:
+        """Disconnect; what QEMU sent before it went is in `events` afterwards."""
+        if self._thread.is_alive():
+            with suppress(Exception):
+                self._run(self._client.disconnect(), _CLOSE_TIMEOUT_S)
+            with suppress(Exception):
+                self._run(self._end_listener(), _CLOSE_TIMEOUT_S)
+            self._stop_loop()
+
+    def _find(self, name: str) -> dict[str, Any] | None:
+        return next((event for event in self.events if event["event"] == name), None)
+
+    async def _listen(self) -> asyncio.Task[None]:
+        async def listen() -> None:
+            async for event in self._client.events:
+                with self._news:
+                    self.events.append(dict(event))
+                    self._news.notify_all()
+
+        return asyncio.create_task(listen())
+
+    async def _end_listener(self) -> None:
+        self._listener.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._listener
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = _CALL_TIMEOUT_S) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            future.cancel()
+            raise TimedOut(f"QEMU did not answer on QMP within {timeout_s:g} s") from error
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._loop.close()

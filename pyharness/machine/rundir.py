@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The private directory of one running machine: its sockets and initramfs. It is short-lived and has a short name."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pyharness.errors import HarnessError
+
+_PREFIX = "pyharness-"
+# sun_path is 108 bytes with its NUL; the longest name below is far shorter than this.
+_MAX_BASE_LENGTH = 70
+_KEPT_LOGS = 32
+
+
+class RunDir:
+    """A directory of mode 0700 that is locked while its owner lives, so that what a killed run left can be told."""
+
+    def __init__(self) -> None:
+        base = _base()
+        _sweep(base)
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise HarnessError(
+                f"no run directory can be made in {base}: {error.strerror}",
+                mend="free some space, or set XDG_RUNTIME_DIR to a directory that you can write to",
+            ) from error
+
+    def remove(self) -> None:
+        """Remove the directory and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            os.close(self._lock)
+
+    @property
+    def qmp_socket(self) -> Path:
+        """QEMU's machine protocol."""
+        return self.path / "qmp"
+
+    @property
+    def agent_socket(self) -> Path:
+        """The guest agent's virtio-serial port."""
+        return self.path / "agent"
+
+    @property
+    def shell_socket(self) -> Path:
+        """The guest's second console, for a person."""
+        return self.path / "shell"
+
+    @property
+    def initramfs(self) -> Path:
+        """The initramfs that this machine boots."""
+        return self.path / "initramfs"
+
+    def vsp_socket(self, index: int) -> Path:
+        """Where the device `index` waits for its VSP backend."""
+        return self.path / f"vsp{index}"
+
+
+def _base() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    candidates = [Path(runtime)] if runtime else []
+    for candidate in (*candidates, Path(tempfile.gettempdir()), Path("/tmp")):
+        if len(os.fsencode(candidate)) <= _MAX_BASE_LENGTH and os.access(candidate, os.W_OK | os.X_OK):
+            return candidate
+    raise HarnessError("no directory for the machine's sockets", mend="set XDG_RUNTIME_DIR to a short, writable path")
+
+
+def _sweep(base: Path) -> None:
+    """Remove the directories of this user whose owner is dead: nobody holds their lock."""
+    for path in base.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if path.lstat().st_uid != os.getuid():
+                continue
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def new_log_dir(root: Path) -> Path:
+    """A fresh directory for one machine's logs; only the newest stay."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S-")
+        fresh = Path(tempfile.mkdtemp(prefix=stamp, dir=root))
+    except OSError as error:
+        raise HarnessError(f"no log directory can be made in {root}: {error.strerror}") from error
+    for old in sorted(path for path in root.iterdir() if path.is_dir())[:-_KEPT_LOGS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return fresh

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine: QEMU from its start to its end, as an explicit state machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from qemu.qmp import QMPError
+
+from pyharness.errors import GuestCrashed, HarnessError, TimedOut
+from pyharness.guest.host import Guest, Hello
+from pyharness.machine.command import qemu_command
+from pyharness.machine.config import MachineConfig
+from pyharness.machine.console import Console
+from pyharness.machine.initramfs import build_initramfs
+from pyharness.machine.qmp import Qmp
+from pyharness.machine.rundir import RunDir, new_log_dir
+
+T = TypeVar("T")
+
+_QMP_TIMEOUT_S = 30.0
+_POLL_S = 0.02
+# QEMU closes its sockets some time before its console is read to the end.
+_VERDICT_TIMEOUT_S = 5.0
+
+
+class State(Enum):
+    """What a machine is doing."""
+
+    NEW = "new"
+    STARTING = "starting"
+    BOOTING = "booting"
+    READY = "ready"
+    CRASHED = "crashed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+_NEXT: dict[State, set[State]] = {
+    State.NEW: {State.STARTING, State.STOPPED},
+    State.STARTING: {State.BOOTING, State.CRASHED, State.FAILED, State.STOPPED},
+    State.BOOTING: {State.READY, State.CRASHED, State.FAILED, State.STOPPED},
+    State.READY: {State.CRASHED, State.FAILED, State.STOPPED},
+    State.CRASHED: {State.STOPPED},
+    State.FAILED: {State.STOPPED},
+    State.STOPPED: set(),
+}
+
+
+class Machine:
+    """A virtual machine. As a context manager it is started on entry, and nothing of it is left after exit but logs.
+
+    Once the guest has crashed or QEMU has died, every use of the guest raises the same GuestCrashed or HarnessError.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.state = State.NEW
+        self._change = threading.RLock()
+        self._failure: HarnessError | None = None
+        self._run_dir: RunDir | None = None
+        self._console: Console | None = None
+        self._qmp: Qmp | None = None
+        self._guest: Guest | None = None
+        self._agent: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start QEMU and wait until the guest's agent answers.
+
+        Raises HarnessError when QEMU cannot be started or ends, GuestCrashed when the guest's kernel crashes, and
+        TimedOut when the agent is not heard of in `config.boot_timeout_s`. The caller calls `stop()` in any case.
+        """
+        self._enter(State.STARTING)
+        deadline = time.monotonic() + self.config.boot_timeout_s
+        run_dir = self._run_dir = RunDir()
+        build_initramfs(self.config.kernel.root / "lib" / "modules" / self.config.kernel.release, run_dir.initramfs)
+        command = qemu_command(self.config, run_dir, run_dir.initramfs)
+        self._console = Console(command, new_log_dir(self.config.log_root), self._on_end)
+        self._console.start()
+        self._qmp = self._until(
+            lambda: _try_qmp(run_dir.qmp_socket), time.monotonic() + _QMP_TIMEOUT_S, "QEMU to answer"
+        )
+        self._enter(State.BOOTING)
+        agent = self._until(lambda: _try_connect(run_dir.agent_socket), deadline, "the agent's port")
+        self._agent = agent
+        hello = Hello(agent)
+        self._until(hello.poll, deadline, "the guest to boot")
+        hello.check()
+        self._guest = Guest(agent, lost=self._lost, call_timeout_s=self.config.call_timeout_s)
+        self._enter(State.READY)
+
+    def stop(self) -> None:
+        """End QEMU and remove everything but the logs. May be called in any state, more than once."""
+        with self._change:
+            if self.state is not State.STOPPED:
+                self.state = State.STOPPED
+        if self._console:
+            self._console.kill()
+            self._console.wait_end()
+        if self._guest:
+            self._guest.close()
+        if self._agent:
+            self._agent.close()
+        if self._qmp:
+            self._qmp.close()
+        if self._run_dir:
+            self._run_dir.remove()
+            self._run_dir = None
+
+    def check(self) -> None:
+        """Raise what ended the machine, if anything did."""
+        if self._failure:
+            raise self._failure
+
+    @property
+    def console(self) -> Console:
+        """The guest's console."""
+        return self._part(self._console)
+
+    @property
+    def qmp(self) -> Qmp:
+        """QEMU's machine protocol."""
+        return self._part(self._qmp)
+
+    @property
+    def guest(self) -> Guest:
+        """The guest's agent."""
+        return self._part(self._guest)
+
+    def vsp_socket(self, index: int) -> Path:
+        """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
+        return self._part(self._run_dir).vsp_socket(index)
+
+    def _part(self, part: T | None) -> T:
+        self.check()
+        if part is None:
+            raise HarnessError(f"the machine is {self.state.value}, not ready")
+        return part
+
+    def _enter(self, state: State) -> None:
+        with self._change:
+            self.check()
+            if state not in _NEXT[self.state]:
+                raise HarnessError(f"a machine that is {self.state.value} cannot be {state.value}")
+            self.state = state
+
+    def _until(self, attempt: Callable[[], T | None], deadline: float, what: str) -> T:
+        """Repeat `attempt` until it returns something; the machine's end or the deadline ends the wait."""
+        while True:
+            self.check()
+            result = attempt()
+            if result is not None:
+                return result
+            if time.monotonic() > deadline:
+                console = self._part(self._console)
+                raise TimedOut(
+                    f"waited in vain for {what}",
+                    mend=f"see {console.log} and {console.qemu_log}",
+                    detail=console.tail(),
+                )
+            time.sleep(_POLL_S)
+
+    def _on_end(self, console: Console) -> None:
+        """On the console's thread: the guest crashed, or QEMU ended."""
+        with self._change:
+            if self.state is State.STOPPED:
+                return
+            self._failure = self._verdict(console)
+            self.state = State.CRASHED if isinstance(self._failure, GuestCrashed) else State.FAILED
+        if self._agent:
+            # Whoever waits for an answer of the agent is woken up.
+            with suppress(OSError):
+                self._agent.shutdown(socket.SHUT_RDWR)
+
+    def _verdict(self, console: Console) -> HarnessError:
+        if console.splat:
+            return GuestCrashed(
+                f"the guest's kernel crashed ({console.splat.kind}): {console.splat.headline}",
+                mend=f"the whole console is in {console.log}",
+                detail=console.splat.text,
+            )
+        if self._qmp:
+            self._qmp.close()
+        reasons = (
+            [event["data"]["reason"] for event in self._qmp.events if event["event"] == "SHUTDOWN"] if self._qmp else []
+        )
+        if "guest-reset" in reasons:
+            return GuestCrashed(
+                "the guest reset itself without a message: a triple fault, or a reboot",
+                mend=f"the whole console is in {console.log}",
+                detail=console.tail(),
+            )
+        if "guest-shutdown" in reasons:
+            return HarnessError("the guest powered itself off", mend=f"see {console.log}", detail=console.tail())
+        status = console.exit_status or 0
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        said = console.qemu_said()
+        if "is not a valid device model name" in said:
+            return HarnessError(
+                f"{self.config.qemu.binary} lacks the VMBus devices of this project",
+                mend="use the QEMU that `pyharness build` makes",
+                detail=said,
+            )
+        return HarnessError(
+            f"QEMU {how}", mend=f"see {console.qemu_log} and {console.log}", detail=said or console.tail()
+        )
+
+    def _lost(self) -> HarnessError:
+        """Why the agent no longer answers."""
+        if self._console and self.state is not State.STOPPED:
+            self._console.wait_end(_VERDICT_TIMEOUT_S)
+        return self._failure or HarnessError(
+            "the guest's agent hung up", detail=self._console.tail() if self._console else ""
+        )
+
+
+def _try_qmp(path: Path) -> Qmp | None:
+    try:
+        return Qmp(path)
+    except (OSError, QMPError):
+        return None
+
+
+def _try_connect(path: Path) -> socket.socket | None:
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        agent.connect(str(path))
+    except OSError:
+        agent.close()
+        return None
+    return agent
