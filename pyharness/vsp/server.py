@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -116,7 +115,7 @@ class VspServer:
     # -- lifecycle
 
     def start(self) -> None:
-        """Begin to attach in the background; the socket need not exist yet."""
+        """Begin to attach in the background, and go on trying until closed: the socket need not exist yet."""
         if self._thread is not None:
             raise HarnessError("the VSP has been started already")
         self._stopping = False
@@ -126,13 +125,19 @@ class VspServer:
 
     def wait_attached(self) -> None:
         """Return once attached. Raises TimedOut after `attach_timeout_s`, ProtocolError, HarnessError."""
-        self._wait_for(
-            lambda: self._session is not None or self._failure is not None,
-            self._attach_timeout_s,
-            f"no device answered at {self._socket_path} in {self._attach_timeout_s:g} s",
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._session is not None or self._failure is not None, self._attach_timeout_s
+            )
+            if self._session is not None:
+                return
+            if self._failure is not None:
+                raise self._failure
+            what = "no device listens" if self._connection is None else "the device says nothing"
+        raise TimedOut(
+            f"{what} at {self._socket_path} after {self._attach_timeout_s:g} s",
+            mend="see the console log for why QEMU did not start, and whether another backend is attached",
         )
-        if self._session is None and self._failure is not None:
-            raise self._failure
 
     def wait_channel(self, is_open: bool = True, timeout_s: float = 60.0) -> None:
         """Return once the guest has opened (or closed) the channel. Raises TimedOut."""
@@ -270,18 +275,12 @@ class VspServer:
                 connection.close()
 
     def _connect(self) -> Connection | None:
-        deadline = time.monotonic() + self._attach_timeout_s
         while True:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.connect(self._socket_path)
-            except (FileNotFoundError, ConnectionRefusedError) as error:
+            except (FileNotFoundError, ConnectionRefusedError):
                 sock.close()
-                if time.monotonic() >= deadline:
-                    raise TimedOut(
-                        f"no device listens at {self._socket_path} after {self._attach_timeout_s:g} s",
-                        mend="see the console log for why QEMU did not start",
-                    ) from error
             except OSError as error:
                 sock.close()
                 raise HarnessError(f"cannot connect to {self._socket_path}: {error}") from error
