@@ -267,23 +267,25 @@ static void blob_stop_output(HvAzureBlob *s)
     buffer_reset(&s->out);
 }
 
+static void blob_hang_up(HvAzureBlob *s)
+{
+    s->link = BLOB_LINK_DROPPED;
+    blob_stop_output(s);
+    /* the chardev may be in the middle of the callback that led here */
+    qemu_bh_schedule(s->drop_bh);
+}
+
+/* The backend broke the protocol */
 static void G_GNUC_PRINTF(2, 3) blob_drop(HvAzureBlob *s, const char *why, ...)
 {
     g_autofree char *reason = NULL;
     va_list ap;
 
-    if (!blob_connected(s)) {
-        return;
-    }
     va_start(ap, why);
     reason = g_strdup_vprintf(why, ap);
     va_end(ap);
     error_report("%s: dropped the backend: %s", TYPE_HV_AZURE_BLOB, reason);
-
-    s->link = BLOB_LINK_DROPPED;
-    blob_stop_output(s);
-    /* the chardev may be in the middle of the callback that led here */
-    qemu_bh_schedule(s->drop_bh);
+    blob_hang_up(s);
 }
 
 static void blob_drop_bh(void *opaque)
@@ -332,12 +334,12 @@ static void blob_flush(HvAzureBlob *s)
         if (ret > 0) {
             buffer_advance(&s->out, ret);
         } else if (ret < 0 && errno != EAGAIN) {
-            blob_drop(s, "write failed: %s", strerror(errno));
+            blob_hang_up(s);
         } else {
             s->out_watch = qemu_chr_fe_add_watch(&s->chr, G_IO_OUT | G_IO_HUP,
                                                  blob_writable, s);
             if (!s->out_watch) {
-                blob_drop(s, "cannot wait for its socket");
+                blob_hang_up(s);
             }
         }
     }
@@ -405,6 +407,8 @@ typedef struct BlobMemoryWalk {
     GArray *regions;
     int fds[AZURE_BLOB_MAX_FDS];
     uint32_t num_fds;
+    /* size of the private RAM since the last region */
+    uint64_t overlay;
 } BlobMemoryWalk;
 
 static int blob_fd_index(BlobMemoryWalk *walk, int fd)
@@ -441,6 +445,7 @@ static void blob_walk_section(MemoryListener *listener,
     }
     fd = memory_region_get_fd(mr);
     if (fd < 0 || !qemu_ram_is_shared(mr->ram_block)) {
+        walk->overlay += section->readonly ? 0 : region.size;
         return;
     }
     fd_index = blob_fd_index(walk, fd);
@@ -454,16 +459,22 @@ static void blob_walk_section(MemoryListener *listener,
     region.fd_offset = mr->ram_block->fd_offset +
                        section->offset_within_region;
 
+    /*
+     * SynIC pages cover guest RAM wherever the guest puts them, and they move:
+     * the backend gets the RAM below as well.
+     */
     if (walk->regions->len) {
         last = &g_array_index(walk->regions, AzureBlobRegion,
                               walk->regions->len - 1);
-        if (last->gpa + last->size == region.gpa &&
-            last->fd_offset + last->size == region.fd_offset &&
-            last->fd_index == region.fd_index && last->flags == region.flags) {
-            last->size += region.size;
+        if (last->fd_index == region.fd_index && last->flags == region.flags &&
+            last->gpa - last->fd_offset == region.gpa - region.fd_offset &&
+            region.gpa - last->gpa - last->size <= walk->overlay) {
+            last->size = region.gpa - last->gpa + region.size;
+            walk->overlay = 0;
             return;
         }
     }
+    walk->overlay = 0;
     g_array_append_val(walk->regions, region);
 }
 
@@ -843,6 +854,9 @@ static const Property blob_properties[] = {
 static void hv_azure_blob_instance_init(Object *obj)
 {
     HvAzureBlob *s = HV_AZURE_BLOB(obj);
+
+    /* the base class defaults to a random one: see blob_default_instance() */
+    memset(&VMBUS_DEVICE(obj)->instanceid, 0, sizeof(QemuUUID));
 
     object_property_add_uint32_ptr(obj, "in-flight", &s->num_in_flight,
                                    OBJ_PROP_FLAG_READ);
