@@ -140,7 +140,10 @@ class BlobDevice:
         self.close()
 
     def submit(self, sync: AzBlobRequestSync) -> None:
-        """The bare ioctl: the caller fills the struct and keeps the buffers alive. Raises DeviceError."""
+        """The bare ioctl: the caller fills the struct and keeps the buffers alive.
+
+        Raises DeviceError, and ValueError once closed.
+        """
         try:
             # With a mutable argument (True) the interpreter lets other threads run meanwhile.
             fcntl.ioctl(self._fd, AZURE_BLOB_IOCTL, sync, True)

@@ -41,6 +41,8 @@ def parse_request_head(head: bytes) -> RequestHead:
         raise BadHead(str(error)) from error
     if not isinstance(event, h11.Request):
         raise BadHead("the head has no end")
+    if event.http_version != b"1.1":
+        raise BadHead(f"HTTP/{event.http_version.decode('ascii')} is not served")
     if connection.trailing_data[0]:
         raise BadHead("bytes follow the head")
     try:
