@@ -9,7 +9,7 @@ import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from pyharness.errors import HarnessError
@@ -100,6 +100,9 @@ class _Mapped(NamedTuple):
     view: memoryview
 
 
+_NOWHERE = _Mapped(0, 0, memoryview(b""))
+
+
 class GuestMemory:
     """The guest-physical address map that a HELLO frame describes."""
 
@@ -149,27 +152,29 @@ class GuestMemory:
         Raises OutsideGuestRam unless every byte is guest RAM.
         """
         views: list[memoryview] = []
+        region = _NOWHERE
         values = iter(segments)
-        start = end = -1
-        for gpa, length in zip(values, values, strict=True):
-            if gpa != end:
-                if start != end:
-                    self._resolve(start, end, views)
-                start = gpa
-            end = gpa + length
-        if start != end:
-            self._resolve(start, end, views)
+        start = end = 0
+        # The empty segment at the end flushes the last run of adjacent ones.
+        for gpa, length in chain(zip(values, values, strict=True), ((-1, 0),)):
+            if gpa == end:
+                end += length
+                continue
+            while start < end:
+                # Most segments lie in the same region as the one before: this loop runs once per page of a request.
+                if not region.start <= start < region.end:
+                    region = self._region(start)
+                stop = min(end, region.end)
+                views.append(region.view[start - region.start : stop - region.start])
+                start = stop
+            start, end = gpa, gpa + length
         return GuestBuffer(views)
 
-    def _resolve(self, start: int, end: int, views: list[memoryview]) -> None:
-        while start < end:
-            index = bisect_right(self._starts, start) - 1
-            if index < 0 or start >= self._regions[index].end:
-                raise OutsideGuestRam(f"guest-physical address {start:#x} is not RAM")
-            mapped = self._regions[index]
-            stop = min(end, mapped.end)
-            views.append(mapped.view[start - mapped.start : stop - mapped.start])
-            start = stop
+    def _region(self, gpa: int) -> _Mapped:
+        index = bisect_right(self._starts, gpa) - 1
+        if index < 0 or gpa >= self._regions[index].end:
+            raise OutsideGuestRam(f"guest-physical address {gpa:#x} is not RAM")
+        return self._regions[index]
 
     def close(self) -> None:
         """Unmap. A request that is still held keeps the memory mapped until it is let go."""
