@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -58,6 +58,14 @@ class Transfer(NamedTuple):
 
     size: int
     sha256: str
+    etag: str
+
+
+class Range(NamedTuple):
+    """What a ranged GET read: bytes, the blob's whole size, and its version."""
+
+    length: int
+    total: int
     etag: str
 
 
@@ -118,24 +126,28 @@ class BlobClient:
             with self._device.pool.borrow(room_size) as buffer:
                 room = buffer.view[:room_size]
                 while (count := _fill(stream, room)) == room_size:
-                    blocks.append(self._put_block(path, len(blocks), room))
+                    blocks.append(self.put_block(path, len(blocks), room))
                     account(room)
                 rest = room[:count]
                 if not blocks:
                     answer = self._send("PUT", path, headers={"x-ms-blob-type": "BlockBlob"}, data=rest)
                 else:
                     if count:
-                        blocks.append(self._put_block(path, len(blocks), rest))
-                    listed = "".join(f"<Latest>{block}</Latest>" for block in blocks)
-                    body = f"<BlockList>{listed}</BlockList>".encode()
-                    answer = self._send("PUT", path, query="comp=blocklist", data=body)
+                        blocks.append(self.put_block(path, len(blocks), rest))
+                    answer = self.put_block_list(path, blocks)
                 account(rest)
         return Transfer(size, digest.hexdigest(), answer.headers.get("etag", ""))
 
-    def _put_block(self, path: str, index: int, content: memoryview) -> str:
+    def put_block(self, path: str, index: int, content: bytes | memoryview) -> str:
+        """Stage one block, at most a chunk, for `put_block_list`; returns its id. Raises as `put` does."""
         block = base64.b64encode(f"{index:08d}".encode()).decode()
         self._send("PUT", path, query=f"comp=block&blockid={quote(block, safe='')}", data=content)
         return block
+
+    def put_block_list(self, path: str, blocks: Iterable[str]) -> Answer:
+        """Make the blob of staged blocks, in this order. Raises as `put` does."""
+        listed = "".join(f"<Latest>{block}</Latest>" for block in blocks)
+        return self._send("PUT", path, query="comp=blocklist", data=f"<BlockList>{listed}</BlockList>".encode())
 
     def get(self, path: str, sink: Path | BinaryIO | None, *, progress: ProgressCallback | None = None) -> Transfer:
         """Download by ranges of one version of the blob; with no sink it is only hashed.
@@ -150,28 +162,31 @@ class BlobClient:
         with _writer(sink) as stream, self._device.pool.borrow(self._chunk) as buffer:
             room = buffer.view[: self._chunk]
             while total is None or size < total:
-                headers = {"x-ms-range": f"bytes={size}-{size + self._chunk - 1}"}
-                if etag:
-                    headers["If-Match"] = etag
-                try:
-                    answer = self._send("GET", path, headers=headers, room=room)
-                except BlobServiceError as error:
-                    if size == 0 and error.headers.get("content-range") == "bytes */0":
-                        etag = error.headers.get("etag", "")
-                        break
-                    raise
-                total = _total_of(answer)
-                etag = answer.headers.get("etag", "")
-                if not 0 < answer.length <= len(room):
-                    raise ValueError(f"{answer.length} bytes in answer to a range of {len(room)}")
-                piece = room[: answer.length]
+                length, total, etag = self.get_range(path, size, room, etag)
+                piece = room[:length]
                 digest.update(piece)
                 if stream is not None:
                     stream.write(piece)
-                size += answer.length
+                size += length
                 if progress:
                     progress(size, total)
         return Transfer(size, digest.hexdigest(), etag)
+
+    def get_range(self, path: str, start: int, room: memoryview, etag: str = "") -> Range:
+        """Read from `start` into `room`, which it fills unless the blob ends before. Raises as `get` does."""
+        headers = {"x-ms-range": f"bytes={start}-{start + len(room) - 1}"}
+        if etag:
+            headers["If-Match"] = etag
+        try:
+            answer = self._send("GET", path, headers=headers, room=room)
+        except BlobServiceError as error:
+            # No range of an empty blob can be satisfied.
+            if start == 0 and error.headers.get("content-range") == "bytes */0":
+                return Range(0, 0, error.headers.get("etag", ""))
+            raise
+        if not 0 < answer.length <= len(room):
+            raise ValueError(f"{answer.length} bytes in answer to a range of {len(room)}")
+        return Range(answer.length, _total_of(answer), answer.headers.get("etag", ""))
 
     def head(self, path: str) -> Answer:
         """Properties; `length` is the blob's size. Raises as `put` does."""

@@ -7,15 +7,16 @@ import argparse
 import json
 
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import DEFAULT_KERNEL, update_kernel
+from pyharness.artifacts.kernels import update_kernel
 from pyharness.artifacts.prepare import prepare
+from pyharness.commands import options
 from pyharness.errors import Exit
 from pyharness.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness build`."""
-    parser.add_argument("--kernel", default=DEFAULT_KERNEL, metavar="NAME", help="the guest's kernel (default: %(default)s)")
+    options.add_kernel(parser)
     parser.add_argument("--update", action="store_true", help="take the newest kernel and QEMU that Debian serves now")
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
 

@@ -13,7 +13,7 @@ from pyharness.errors import Exit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness clean`."""
-    parser.add_argument("--cache", action="store_true", help="also remove the cache (QEMU, kernels, images: minutes to rebuild)")
+    parser.add_argument("--cache", action="store_true", help="also remove what was built (minutes to rebuild)")
 
 
 def execute(args: argparse.Namespace) -> Exit:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Say what this machine can do, what is missing, and how to get it. Changes nothing; exits 5 if something is missing."""
+"""Say what this machine can do, what is missing, and how to get it. Changes nothing.
+
+Exits 5 if something is missing.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,9 @@ def _packages() -> Finding:
     missing = [package for package in wanted if package not in installed]
     if missing:
         command = "apt-get install --no-install-recommends " + " ".join(missing)
-        return Finding("packages", f"{len(missing)} of {len(wanted)} Debian packages are missing", f"as root: {command}")
+        return Finding(
+            "packages", f"{len(missing)} of {len(wanted)} Debian packages are missing", f"as root: {command}"
+        )
     return Finding("packages", f"all {len(wanted)} Debian packages are installed")
 
 
@@ -96,7 +101,9 @@ def _disk() -> Finding:
     free = shutil.disk_usage(root).free
     fact = f"{free / GIB:.1f} GiB free at {root}"
     if free < _DISK_NEEDED:
-        return Finding("disk", fact, f"a first build needs {_DISK_NEEDED // GIB} GiB: free some, or set PYHARNESS_CACHE")
+        return Finding(
+            "disk", fact, f"a first build needs {_DISK_NEEDED // GIB} GiB: free some, or set PYHARNESS_CACHE"
+        )
     return Finding("disk", fact)
 
 
@@ -108,11 +115,8 @@ def _cache() -> Finding:
 
 
 def _memory() -> Finding:
-    pages, page_size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    available = next(
-        (int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").open() if line.startswith("MemAvailable:")),
-        pages * page_size,
-    )
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     fact = f"{available / GIB:.1f} GiB available"
     if available < 2 * GIB:
         return Finding("memory", fact, "a guest and a build need 2 GiB: stop something, or use a larger machine")

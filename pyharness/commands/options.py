@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Arguments that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS
+
+
+def add_kernel(parser: argparse.ArgumentParser) -> None:
+    """--kernel NAME."""
+    parser.add_argument(
+        "--kernel",
+        default=DEFAULT_KERNEL,
+        metavar="NAME",
+        help=f"the guest's kernel, one of {', '.join(KERNELS)} (default: %(default)s)",
+    )
