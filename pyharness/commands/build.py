@@ -7,7 +7,6 @@ import argparse
 import json
 
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import update_kernel
 from pyharness.artifacts.prepare import prepare
 from pyharness.commands import options
 from pyharness.errors import Exit
@@ -25,7 +24,7 @@ def execute(args: argparse.Namespace) -> Exit:
     """Build everything that a guest with this kernel needs."""
     cache, progress = Cache.open(), Progress()
     if args.update:
-        update_kernel(args.kernel, cache)
+        cache.forget()
     prepared = prepare(args.kernel, cache, progress)
     built = {
         "kernel": {"release": prepared.kernel.release, "image": str(prepared.kernel.vmlinuz)},
