@@ -603,7 +603,7 @@ static int blob_can_read(void *opaque)
     HvAzureBlob *s = opaque;
     const uint32_t min_frame = sizeof(AzureBlobFrame) + sizeof(AzureBlobPacket);
 
-    if (!blob_connected(s) || !runstate_is_running() ||
+    if (!blob_connected(s) ||
         s->num_queued >= AZURE_BLOB_MAX_QUEUED_PACKETS) {
         return 0;
     }
@@ -752,14 +752,8 @@ static void blob_vm_state(void *opaque, bool running, RunState state)
 {
     HvAzureBlob *s = opaque;
 
-    if (!running) {
-        return;
-    }
-    if (blob_channel_open(s)) {
+    if (running && blob_channel_open(s)) {
         vmbus_channel_notify_host(blob_channel(s));
-    }
-    if (blob_connected(s)) {
-        qemu_chr_fe_accept_input(&s->chr);
     }
 }
 
