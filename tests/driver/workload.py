@@ -1,0 +1,726 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's half of the driver tests: runs in the guest, needs the standard library and the client there.
+
+Arguments and results are plain values, because objects cross to the host as slow proxies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+import random
+import resource
+import signal
+import struct
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyharness.client.abi import AZURE_BLOB_IOCTL, MAX_PAGES, AzBlobRequestSync
+from tests.driver.pattern import ORDER_SIZE, Order, pattern
+
+PAGE = mmap.PAGESIZE
+GUARD = 0xA5
+NOBODY = 65534
+DRIVER = "hv_azure_blob"
+VMBUS_DRIVER = Path("/sys/bus/vmbus/drivers") / DRIVER
+DEBUGFS = Path("/sys/kernel/debug") / DRIVER
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+# -- the ioctl and memory for it
+
+
+def ioctl(fd: int, command: int, argument: Any) -> int:
+    """The bare system call with any pointer; returns an errno, 0 for success."""
+    if libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(command), argument) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+class Memory:
+    """A mapping in which a buffer starts at a chosen offset; what is around the buffer is watched."""
+
+    def __init__(self, length: int, offset: int = 0, *, guard: bool = True) -> None:
+        self.start = PAGE + offset
+        self.length = length
+        size = -(-(self.start + length) // PAGE) * PAGE + PAGE
+        self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map)) + self.start
+        self._around = (slice(0, self.start), slice(self.start + length, size)) if guard else ()
+        for part in self._around:
+            self.map[part] = bytes([GUARD]) * (part.stop - part.start)
+
+    def set(self, data: bytes) -> None:
+        self.map[self.start : self.start + len(data)] = data
+
+    def get(self, length: int, at: int = 0) -> bytes:
+        return self.map[self.start + at : self.start + at + length]
+
+    def check_guards(self) -> None:
+        for part in self._around:
+            if self.map[part] != bytes([GUARD]) * (part.stop - part.start):
+                raise AssertionError(f"bytes beside a buffer of {self.length} at {self.start % PAGE} changed")
+
+
+def exchange(
+    fd: int,
+    seed: int,
+    out_len: int,
+    in_len: int,
+    *,
+    data_len: int | None = None,
+    request_len: int = ORDER_SIZE,
+    response_len: int = 64,
+    offsets: tuple[int, int, int] = (0, 0, 0),
+) -> None:
+    """One request with data in both directions; every byte is checked, and that no byte beside was touched."""
+    order = Order(seed, out_len, seed + 2, in_len, seed + 3, response_len)
+    data_len = max(out_len, in_len) if data_len is None else data_len
+    data, request, response = (
+        Memory(length, offset) for length, offset in zip((data_len, request_len, response_len), offsets, strict=True)
+    )
+    before = pattern(seed, data_len)
+    data.set(before)
+    request.set(order.pack(request_len))
+    sync = AzBlobRequestSync(
+        request_len=request_len,
+        response_len=response_len,
+        data_len=data_len,
+        data_valid=out_len,
+        request_buffer=request.address,
+        response_buffer=response.address,
+        data_buffer=data.address,
+    )
+    ctypes.memmove(sync.guid, struct.pack("<QQ", seed, threading.get_ident()), 16)
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    what = f"seed {seed}, out {out_len}, in {in_len}, offsets {offsets}"
+    assert error == 0, f"{what}: {os.strerror(error)}"
+    assert sync.response.status == 0, f"{what}: host status {sync.response.status:#x}"
+    assert sync.response.response_len == response_len, f"{what}: response of {sync.response.response_len}"
+    assert response.get(response_len) == pattern(seed + 3, response_len), f"{what}: response differs"
+    assert request.get(request_len) == order.pack(request_len), f"{what}: request was written to"
+    assert data.get(in_len) == pattern(seed + 2, in_len), f"{what}: data differs"
+    assert data.get(data_len - in_len, in_len) == before[in_len:], f"{what}: data past the answer differs"
+    for memory in (data, request, response):
+        memory.check_guards()
+
+
+def exchange_on(node: str, *args: Any, **kwargs: Any) -> None:
+    fd = os.open(node, os.O_RDWR)
+    try:
+        exchange(fd, *args, **kwargs)
+    finally:
+        os.close(fd)
+
+
+def largest_exchange(node: str, extra_pages: int) -> int:
+    """Data that fills the page limit up, plus `extra_pages`; returns the errno. One page for request and response."""
+    data_len = (MAX_PAGES - 2 + extra_pages) * PAGE
+    fd = os.open(node, os.O_RDWR)
+    try:
+        exchange(fd, 77, data_len, data_len)
+    except AssertionError as failure:
+        if str(failure).endswith(os.strerror(errno.EINVAL)):
+            return errno.EINVAL
+        raise
+    finally:
+        os.close(fd)
+    return 0
+
+
+# -- many clients
+
+SIZES = (0, 1, 7, 511, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 5, 16 * PAGE, 20_011, 65_536, 100_003)
+
+
+def client(fd: int, seed: int, rounds: int) -> None:
+    """Requests of mixed sizes and alignments, each checked byte by byte."""
+    rng = random.Random(seed)
+    for turn in range(rounds):
+        exchange(
+            fd,
+            seed * 1000 + turn * 10,
+            rng.choice(SIZES),
+            rng.choice(SIZES),
+            request_len=rng.choice((ORDER_SIZE, 100, PAGE, 5000)),
+            response_len=rng.choice((1, 64, PAGE, 4097)),
+            offsets=(rng.randrange(PAGE), rng.randrange(PAGE), rng.randrange(PAGE)),
+        )
+
+
+def clients_in_threads(node: str, count: int, rounds: int) -> str:
+    """Returns what went wrong, empty when nothing did. All share one open file."""
+    failures: list[str] = []
+    fd = os.open(node, os.O_RDWR)
+    start = threading.Barrier(count)
+
+    def run(seed: int) -> None:
+        try:
+            start.wait()
+            client(fd, seed, rounds)
+        except BaseException:
+            failures.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(1, count + 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(fd)
+    return "\n".join(failures)
+
+
+def clients_in_processes(node: str, count: int, rounds: int) -> str:
+    """As above, but each client is a process with a file of its own."""
+
+    def run(seed: int) -> None:
+        fd = os.open(node, os.O_RDWR)
+        client(fd, seed, rounds)
+        os.close(fd)
+
+    children = [Child(run, seed) for seed in range(1, count + 1)]
+    return "\n".join(filter(None, (child.failure() for child in children)))
+
+
+class Child:
+    """A forked process that calls a function; what it returns or raises comes back over a pipe."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._pipe, write_end = os.pipe()
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                outcome: dict[str, Any] = {"value": function(*args)}
+            except BaseException:
+                outcome = {"failure": traceback.format_exc()}
+            os.write(write_end, json.dumps(outcome).encode()[:60_000])
+            os._exit(0)
+        os.close(write_end)
+
+    def wait(self) -> int:
+        """The wait status, once it has ended."""
+        if self.status is None:
+            _, self.status = os.waitpid(self.pid, 0)
+        return self.status
+
+    def alive(self) -> bool:
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = status
+        return self.status is None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def _outcome(self) -> dict[str, Any]:
+        data = b""
+        while piece := os.read(self._pipe, 65536):
+            data += piece
+        os.close(self._pipe)
+        status = self.wait()
+        if not data:
+            return {"failure": f"process {self.pid} ended with wait status {status:#x}"}
+        outcome: dict[str, Any] = json.loads(data)
+        return outcome
+
+    def failure(self) -> str:
+        failure: str = self._outcome().get("failure", "")
+        return failure
+
+    def value(self) -> Any:
+        outcome = self._outcome()
+        if "failure" in outcome:
+            raise RuntimeError(outcome["failure"])
+        return outcome["value"]
+
+
+def start(name: str, *args: Any) -> Child:
+    """Run a function of this module in a process of its own."""
+    return Child(globals()[name], *args)
+
+
+# -- one request with chosen faults
+
+
+def attempt(fd: int, *, command: int = AZURE_BLOB_IOCTL, data_pages: int = 1, **fields: int) -> int:
+    """A request that is right but for `fields`; returns the errno."""
+    data, request, response = Memory(data_pages * PAGE), Memory(ORDER_SIZE), Memory(64)
+    moved = min(data_pages, 1) * 100
+    request.set(Order(1, moved, 3, moved, 4, 64).pack())
+    data.set(pattern(1, moved))
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE,
+        response_len=64,
+        data_len=data_pages * PAGE,
+        data_valid=moved,
+        request_buffer=request.address,
+        response_buffer=response.address,
+        data_buffer=data.address,
+    )
+    sync.response.status = 0x11111111
+    sync.response.response_len = 0x22222222
+    for name, value in fields.items():
+        setattr(sync, name, value)
+    error = ioctl(fd, command, ctypes.byref(sync))
+    touched = (sync.response.status, sync.response.response_len) != (0x11111111, 0x22222222)
+    if error in (errno.ENOTTY, errno.EACCES, errno.EINVAL) and touched:
+        raise AssertionError(f"{os.strerror(error)}, and the answer's fields were written to")
+    if error == 0 and sync.response.status == 0:
+        assert data.get(moved) == pattern(3, moved)
+    return error
+
+
+def attempt_on(node: str, **fields: int) -> int:
+    fd = os.open(node, os.O_RDWR)
+    try:
+        return attempt(fd, **fields)
+    finally:
+        os.close(fd)
+
+
+def answer_of(node: str, response_len: int = 64) -> tuple[int, int, int, bytes]:
+    """errno, host status, response_len and the response buffer of one right request."""
+    fd = os.open(node, os.O_RDWR)
+    request, response = Memory(ORDER_SIZE), Memory(response_len)
+    request.set(Order(1, 0, 3, 0, 4, 0).pack())
+    response.set(bytes(response_len))
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE,
+        response_len=response_len,
+        request_buffer=request.address,
+        response_buffer=response.address,
+    )
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    os.close(fd)
+    response.check_guards()
+    return error, sync.response.status, sync.response.response_len, response.get(response_len)
+
+
+def attempt_with_struct_at(node: str, kind: str) -> int:
+    """A right request, but the struct itself lies in memory of `kind`."""
+    fd = os.open(node, os.O_RDWR)
+    request, response = Memory(ORDER_SIZE), Memory(64)
+    request.set(Order(1, 0, 3, 0, 4, 64).pack())
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE, response_len=64, request_buffer=request.address, response_buffer=response.address
+    )
+    place = Memory(2 * PAGE)
+    address = {"null": 0, "kernel": 0xFFFF888000000000, "end": 2**64 - 8}.get(kind, place.address)
+    if kind == "across":
+        address = place.address + PAGE - 40
+    if address >= place.address and kind not in ("kernel", "end"):
+        ctypes.memmove(address, ctypes.byref(sync), ctypes.sizeof(sync))
+    if kind == "read-only":
+        protect(place.address, PAGE, mmap.PROT_READ)
+    elif kind == "across":
+        protect(place.address + PAGE, PAGE, 0)
+    elif kind == "no access":
+        protect(place.address, PAGE, 0)
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.c_void_p(address))
+    protect(place.address, 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+    os.close(fd)
+    return error
+
+
+def protect(address: int, length: int, protection: int) -> None:
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(length), protection):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def attempt_with_buffer_at(node: str, which: str, kind: str) -> int:
+    """A right request, but one buffer of two pages (`which`: request, response, data) lies in memory of `kind`."""
+    fd = os.open(node, os.O_RDWR)
+    place = Memory(2 * PAGE, guard=False)
+    place.set(Order(1, 0, 3, 0, 4, 0).pack(2 * PAGE))
+    address = {
+        "null": 0,
+        "kernel": 0xFFFF888000000000,
+        "end": 2**64 - 2 * PAGE,
+        "wraps": 2**64 - PAGE,
+        "last user page": 0x7FFFFFFFF000 - PAGE,
+    }.get(kind, place.address)
+    if kind == "no access":
+        protect(place.address, 2 * PAGE, 0)
+    elif kind == "read-only":
+        protect(place.address, 2 * PAGE, mmap.PROT_READ)
+    elif kind == "second page missing":
+        libc.munmap(ctypes.c_void_p(place.address + PAGE), ctypes.c_size_t(PAGE))
+    elif kind == "second page read-only":
+        protect(place.address + PAGE, PAGE, mmap.PROT_READ)
+    request, response = Memory(ORDER_SIZE), Memory(64)
+    request.set(Order(1, 0, 3, 0, 4, 0).pack())
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE, response_len=64, request_buffer=request.address, response_buffer=response.address
+    )
+    setattr(sync, f"{which}_len", 2 * PAGE)
+    setattr(sync, f"{which}_buffer", address)
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    os.close(fd)
+    if kind == "second page missing":
+        # The hole is filled again, for the mapping is unmapped as a whole later.
+        libc.mmap.restype = ctypes.c_void_p
+        fixed = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10
+        libc.mmap(ctypes.c_void_p(place.address + PAGE), ctypes.c_size_t(PAGE), mmap.PROT_READ, fixed, -1, 0)
+    return error
+
+
+# -- files as buffers
+
+
+def receive_into_file(node: str, path: str, protection: int, flags: int, open_flags: int) -> tuple[int, bool, bool]:
+    """Have the host write into a mapping of two pages of the file.
+
+    Returns the errno, whether the mapping then shows the host's data, and whether the file's content has changed.
+    """
+    before = Path(path).read_bytes()
+    fd = os.open(node, os.O_RDWR)
+    file = os.open(path, open_flags)
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(2 * PAGE), protection, flags, file, ctypes.c_long(0))
+    request, response = Memory(ORDER_SIZE), Memory(64)
+    request.set(Order(1, 0, 3, 2 * PAGE, 4, 64).pack())
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE,
+        response_len=64,
+        data_len=2 * PAGE,
+        request_buffer=request.address,
+        response_buffer=response.address,
+        data_buffer=address,
+    )
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    shown = ctypes.string_at(address, 2 * PAGE) == pattern(3, 2 * PAGE)
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(2 * PAGE))
+    os.close(file)
+    os.close(fd)
+    # Around the page cache too: what is dropped is read from the file's own storage again.
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    return error, shown, Path(path).read_bytes() != before
+
+
+def request_from_read_only_file(node: str, path: str) -> int:
+    """The request buffer is a read-only shared mapping of a file; returns the errno."""
+    Path(path).write_bytes(Order(1, 0, 3, 0, 4, 64).pack(PAGE))
+    fd = os.open(node, os.O_RDWR)
+    file = os.open(path, os.O_RDONLY)
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(PAGE), mmap.PROT_READ, mmap.MAP_SHARED, file, ctypes.c_long(0))
+    response = Memory(64)
+    sync = AzBlobRequestSync(
+        request_len=PAGE, response_len=64, request_buffer=address, response_buffer=response.address
+    )
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    assert error or response.get(64) == pattern(4, 64)
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(PAGE))
+    os.close(file)
+    os.close(fd)
+    return error
+
+
+# -- credentials, limits
+
+
+def after_change(node: str, change: str) -> tuple[int, int]:
+    """In a child that has changed its credentials: the errno on the inherited file, and on one opened afterwards."""
+    fd = os.open(node, os.O_RDWR)
+
+    def run() -> tuple[int, int]:
+        {
+            "nothing": lambda: None,
+            "user": lambda: os.setresuid(NOBODY, NOBODY, NOBODY),
+            "saved user": lambda: os.setresuid(0, 0, NOBODY),
+            "group": lambda: os.setresgid(NOBODY, NOBODY, NOBODY),
+            "groups": lambda: os.setgroups([1, 2, 3]),
+            "capability": lambda: prctl(24, 21),  # PR_CAPBSET_DROP, CAP_SYS_ADMIN
+            "user namespace": lambda: unshare(0x10000000),  # CLONE_NEWUSER
+        }[change]()
+        return attempt(fd), attempt_on(node)
+
+    inherited, own = _open_to_all(node, lambda: Child(run).value())
+    os.close(fd)
+    return inherited, own
+
+
+def prctl(option: int, value: int) -> None:
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def unshare(flags: int) -> None:
+    if libc.unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+def locked_memory(node: str, limit_pages: int, data_pages: int, repeat: int) -> list[int]:
+    """As a user without CAP_IPC_LOCK: the errnos of `repeat` requests of `data_pages` + 2 pages."""
+
+    def run() -> list[int]:
+        fd = _open_with_limit(node, limit_pages)
+        return [attempt(fd, data_pages=data_pages) for _ in range(repeat)]
+
+    return list(_open_to_all(node, lambda: Child(run).value()))
+
+
+def _open_with_limit(node: str, limit_pages: int) -> int:
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit_pages * PAGE, limit_pages * PAGE))
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    return os.open(node, os.O_RDWR)
+
+
+def _open_to_all(node: str, call: Callable[[], Any]) -> Any:
+    mode = Path(node).stat().st_mode & 0o777
+    Path(node).chmod(0o666)
+    try:
+        return call()
+    finally:
+        Path(node).chmod(mode)
+
+
+def limited_waiter(node: str, limit_pages: int) -> Child:
+    """As `locked_memory`, but a child that waits for the host is returned."""
+    read_end, write_end = os.pipe()
+
+    def run() -> None:
+        fd = _open_with_limit(node, limit_pages)
+        os.write(write_end, b"x")
+        attempt(fd)
+
+    def start_and_wait_for_open() -> Child:
+        child = Child(run)
+        os.read(read_end, 1)
+        return child
+
+    child: Child = _open_to_all(node, start_and_wait_for_open)
+    os.close(read_end)
+    os.close(write_end)
+    return child
+
+
+# -- processes that wait for the host
+
+
+def waiter(node: str, seed: int, data_len: int = 100_000) -> None:
+    """One exchange in a process of its own: run with `start`."""
+    exchange_on(node, seed, data_len, data_len)
+
+
+def waiter_with_signals(node: str) -> int:
+    """As `waiter`; returns how many signals its handler saw."""
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    waiter(node, 5)
+    return len(seen)
+
+
+def waiter_errno(node: str) -> int:
+    return attempt_on(node)
+
+
+def shared_file(node: str, rounds: int) -> str:
+    """A child inherits an open file over fork; both use it at once."""
+    fd = os.open(node, os.O_RDWR)
+    child = Child(client, fd, 501, rounds)
+    client(fd, 502, rounds)
+    failure = child.failure()
+    os.close(fd)
+    return failure
+
+
+# -- the kernel's view
+
+
+def nodes() -> dict[str, str]:
+    """Node by the device's instance GUID."""
+    found = {}
+    for entry in Path("/sys/class/misc").glob("azure_blob*"):
+        found[(entry / "device").resolve().name] = f"/dev/{entry.name}"
+    return found
+
+
+def pending(device: str) -> list[list[str]]:
+    """The rows of pending_requests, without its first line, which names the columns."""
+    lines = (DEBUGFS / device / "pending_requests").read_text().splitlines()
+    assert lines[0].startswith("#")
+    return [line.split() for line in lines[1:]]
+
+
+def pinned_pages() -> int:
+    """Pages that are pinned now, by anyone."""
+    # The counters are kept per CPU, and what is shown lags behind until this.
+    Path("/proc/sys/vm/stat_refresh").write_text("1")
+    counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counters["nr_foll_pin_acquired"]) - int(counters["nr_foll_pin_released"])
+
+
+def unbind(device: str) -> None:
+    (VMBUS_DRIVER / "unbind").write_text(device)
+
+
+def bind(device: str) -> None:
+    (VMBUS_DRIVER / "bind").write_text(device)
+
+
+def hold_open(node: str) -> int:
+    return os.open(node, os.O_RDWR)
+
+
+def load(path: str) -> int:
+    """finit_module; returns the errno."""
+    fd = os.open(path, os.O_RDONLY)
+    failed = libc.syscall(313, fd, b"", 0)
+    error = ctypes.get_errno() if failed else 0
+    os.close(fd)
+    return error
+
+
+def unload(name: str = DRIVER) -> int:
+    """delete_module as rmmod calls it; returns the errno."""
+    return ctypes.get_errno() if libc.syscall(176, name.encode(), os.O_NONBLOCK) else 0
+
+
+def wait_for_nodes(count: int, timeout_s: float = 30.0) -> None:
+    """Wait until `count` nodes exist: probing is asynchronous to insmod."""
+    deadline = time.monotonic() + timeout_s
+    while len(nodes()) != count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(nodes())} nodes instead of {count}")
+        time.sleep(0.01)
+
+
+# -- tracing
+
+
+class IoctlTrace:
+    """Records what the ioctls of one process return, as the kernel's own trace point says it."""
+
+    ROOT = Path("/sys/kernel/tracing")
+
+    def __init__(self) -> None:
+        if not (self.ROOT / "events").exists() and libc.mount(b"t", str(self.ROOT).encode(), b"tracefs", 0, None):
+            raise OSError(ctypes.get_errno(), "mount tracefs")
+        self._event = self.ROOT / "events" / "raw_syscalls" / "sys_exit"
+        (self._event / "filter").write_text("id == 16")
+        (self.ROOT / "trace").write_text("")
+        (self._event / "enable").write_text("1")
+
+    def results(self, pid: int) -> list[int]:
+        """Return values of the process's ioctls so far."""
+        lines = [
+            line for line in (self.ROOT / "trace").read_text().splitlines() if f"-{pid} " in line.split("[")[0] + " "
+        ]
+        return [int(line.rsplit("=", 1)[1]) for line in lines if "sys_exit: NR 16" in line]
+
+    def stop(self) -> None:
+        (self._event / "enable").write_text("0")
+        (self._event / "filter").write_text("0")
+
+
+# -- more of what the tests ask for
+
+
+def null_exchange(node: str) -> str:
+    """Both buffers of a request to the device without a backend stay as they were."""
+    fd = os.open(node, os.O_RDWR)
+    data, request, response = Memory(10_000, 5), Memory(100, 6), Memory(200, 7)
+    data.set(pattern(1, 10_000))
+    response.set(pattern(2, 200))
+    sync = AzBlobRequestSync(
+        request_len=100,
+        response_len=200,
+        data_len=10_000,
+        data_valid=5000,
+        request_buffer=request.address,
+        response_buffer=response.address,
+        data_buffer=data.address,
+    )
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    os.close(fd)
+    if error or sync.response.status or sync.response.response_len:
+        return f"errno {error}, status {sync.response.status:#x}, response of {sync.response.response_len}"
+    unchanged = data.get(10_000) == pattern(1, 10_000) and response.get(200) == pattern(2, 200)
+    return "" if unchanged else "a buffer was written to"
+
+
+def waiter_status(node: str) -> tuple[int, int, int]:
+    return answer_of(node)[:3]
+
+
+DISCONNECTED = 0xC000020C
+
+
+def _in_threads(count: int, run: Callable[[int], None]) -> None:
+    failures: list[str] = []
+
+    def guarded(seed: int) -> None:
+        try:
+            run(seed)
+        except BaseException:
+            failures.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=guarded, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise AssertionError("\n".join(failures))
+
+
+def tolerant_clients(node: str, count: int, rounds: int) -> tuple[int, int]:
+    """How many requests were served, and how many answered because no backend was there."""
+    results: list[int] = []
+
+    def run(seed: int) -> None:
+        for _ in range(rounds):
+            error, status, _, _ = answer_of(node)
+            assert error == 0, os.strerror(error)
+            assert status in (0, DISCONNECTED), hex(status)
+            results.append(status)
+
+    _in_threads(count, run)
+    return results.count(0), results.count(DISCONNECTED)
+
+
+def tolerant_openers(device: str, count: int, rounds: int) -> tuple[int, int]:
+    """Each request opens the device's node anew: how many were served, and how many found it gone."""
+    results: list[int] = []
+
+    def run(seed: int) -> None:
+        for _ in range(rounds):
+            try:
+                results.append(attempt_on(nodes()[device]))
+            except (KeyError, FileNotFoundError):
+                results.append(errno.ENODEV)
+            except OSError as error:
+                assert error.errno in (errno.ENODEV, errno.ENXIO), error
+                results.append(errno.ENODEV)
+            assert results[-1] in (0, errno.ENODEV), os.strerror(results[-1])
+
+    _in_threads(count, run)
+    return results.count(0), results.count(errno.ENODEV)
+
+
+def use_memory(size: int) -> None:
+    """Have the kernel hand out and take back pages, each written to."""
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        for at in range(0, size, PAGE):
+            memory[at : at + 8] = b"\x55" * 8
+
+
+def wait_until_unpinned(device: str, timeout_s: float = 30.0) -> None:
+    """Wait until pending_requests is empty and the pages of orphans are let go, which a work item does."""
+    deadline = time.monotonic() + timeout_s
+    while pending(device) or pinned_pages():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{pinned_pages()} pages are still pinned")
+        time.sleep(0.01)
