@@ -86,19 +86,22 @@ class VspRequest:
         """Answer once. False when no answer is due: answered before, channel closed, connection gone."""
         if not self._responder.retire(self, error):
             return False
-        self.complete_raw(Completion(error, response_len).pack())
+        self._send(Completion(error, response_len).pack(), PacketType.COMPLETION, self.transaction_id)
         return True
 
     def complete_raw(
         self, payload: bytes, *, packet_type: int = PacketType.COMPLETION, transaction_id: int | None = None
     ) -> None:
-        """Send any packet, as often as wanted, for a hostile host; it does not count as the answer of `complete`."""
-        self._responder.send_packet(
-            payload,
-            packet_type=packet_type,
-            transaction_id=self.transaction_id if transaction_id is None else transaction_id,
-            epoch=self.epoch,
-        )
+        """Send any packet, as often as wanted, for a hostile host.
+
+        One that the device takes for this request's answer is that for `complete` too.
+        """
+        if packet_type == PacketType.COMPLETION and transaction_id in (None, self.transaction_id):
+            self._responder.retire(self, Status.SUCCESS)
+        self._send(payload, packet_type, self.transaction_id if transaction_id is None else transaction_id)
+
+    def _send(self, payload: bytes, packet_type: int, transaction_id: int) -> None:
+        self._responder.send_packet(payload, packet_type=packet_type, transaction_id=transaction_id, epoch=self.epoch)
 
     def __repr__(self) -> str:
         return f"<VspRequest id {self.transaction_id:#x}, data {len(self.data)} bytes, {self.refusal or 'served'}>"
