@@ -11,10 +11,11 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, cmp_to_key
 from pathlib import Path
+from typing import TypeVar
 
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
@@ -23,6 +24,10 @@ from pyharness.progress import Progress
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 LISTS_MAX_AGE_S = 24 * 3600
+
+_TRUST = f"signed-by={KEYRING}"
+
+Chosen = TypeVar("Chosen")
 
 _RELEASE_NAMES = "bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable"
 _MAIN_SUITE = re.compile(rf"({_RELEASE_NAMES})(-updates|-backports|-proposed-updates)?")
@@ -65,13 +70,13 @@ class Package:
 
 
 class Gone(HarnessError):
-    """The lists name a version that the mirror no longer serves."""
+    """The lists name versions that the mirror no longer serves."""
 
-    def __init__(self, what: str, output: Sequence[str]) -> None:
+    def __init__(self, packages: Sequence[Package], output: Sequence[str]) -> None:
+        self.packages = tuple(packages)
+        what = " ".join(f"{package.name}={package.version}" for package in packages)
         super().__init__(
-            f"the mirror no longer serves {what}",
-            mend="run `pyharness build --update`",
-            detail="\n".join(output[-5:]),
+            f"the mirror no longer serves {what}", mend="run `pyharness build --update`", detail="\n".join(output[-5:])
         )
 
 
@@ -115,6 +120,7 @@ class Apt:
         self.progress = progress
         self.dir = cache.root / "apt" / release
         self._refreshed_now = False
+        self._gone: set[Package] = set()
 
     def versions(self, *names: str) -> list[Package]:
         """All listed versions of binary packages, each package's newest first; an unknown name has none."""
@@ -124,7 +130,7 @@ class Apt:
         except CommandFailed:
             return []
         found = [Package(stanza["Package"], stanza["Version"]) for stanza in parse_stanzas(text)]
-        return list(dict.fromkeys(found))
+        return [package for package in dict.fromkeys(found) if self.serves(package)]
 
     def names(self, prefix: str) -> list[str]:
         """Names of all binary packages that start with `prefix`, sorted."""
@@ -136,30 +142,62 @@ class Apt:
         self.refresh()
         lines = self._query("apt-cache", "madison", "--", name).splitlines()
         rows = [[column.strip() for column in line.split("|")] for line in lines]
-        versions = dict.fromkeys(row[1] for row in rows if len(row) == 3 and row[2].endswith(" Sources"))
-        return sort_versions(versions)
+        versions = {row[1] for row in rows if len(row) == 3 and row[2].endswith(" Sources")}
+        return sort_versions(version for version in versions if self.serves(Package(name, version)))
 
-    def download(self, packages: Iterable[Package], into: Path) -> list[Path]:
+    def serves(self, package: Package) -> bool:
+        """Whether the mirror has not been found without this version."""
+        return package not in self._gone
+
+    def download(self, packages: Sequence[Package], into: Path) -> list[Path]:
         """Fetch .deb files into a directory. Raises Gone when the mirror lacks one."""
         self.refresh()
-        wanted = [f"{package.name}={package.version}" for package in packages]
         before = set(into.glob("*.deb"))
-        self._fetch(["apt-get", "download", *wanted], into, " ".join(wanted))
+        self._fetch(["apt-get", "download"], packages, into)
         return sorted(set(into.glob("*.deb")) - before)
 
-    def download_source(self, name: str, version: str, into: Path) -> Path:
+    def download_source(self, package: Package, into: Path) -> Path:
         """Fetch a source package into a directory; returns its .dsc. Raises Gone when the mirror lacks it."""
         self.refresh()
-        wanted = f"{name}={version}"
-        self._fetch(["apt-get", "source", "--download-only", "--only-source", wanted], into, wanted)
+        self._fetch(["apt-get", "source", "--download-only", "--only-source"], [package], into)
         return next(into.glob("*.dsc"))
 
     def closure(self, names: Sequence[str]) -> list[Package]:
-        """`names` and all that they depend on, in the newest versions, sorted by name."""
+        """`names` and all that they depend on, in the newest versions that are served, sorted by name."""
         self.refresh()
+        pins = [f"Package: {gone.name}\nPin: version {gone.version}\nPin-Priority: -1\n" for gone in self._gone]
+        _write_private(self.dir / "etc" / "preferences", "\n".join(pins))
         argv = ["apt-get", "install", "--simulate", "--no-install-recommends", "--yes", *names]
-        found = re.findall(r"^Inst (\S+) \((\S+)", self._query(*argv), re.MULTILINE)
+        try:
+            text = self._query(*argv)
+        except CommandFailed as error:
+            raise HarnessError(
+                f"{self.release} has no set of packages for {' '.join(names)}",
+                mend="see that the machine's mirror is complete",
+                detail=error.detail,
+            ) from error
+        found = re.findall(r"^Inst (\S+) \((\S+)", text, re.MULTILINE)
         return sorted((Package(name.partition(":")[0], version) for name, version in found), key=lambda p: p.name)
+
+    def fetch_newest(
+        self, known: Chosen | None, choose: Callable[[], Chosen], build: Callable[[Chosen], Path]
+    ) -> tuple[Chosen, Path]:
+        """Build what is `known`, else what `choose` finds, and fall back when the mirror no longer serves it.
+
+        An index can list a version that has gone: then the lists are fetched anew, and what is gone even so is not
+        chosen again.
+        """
+        while True:
+            chosen = known or choose()
+            try:
+                return chosen, build(chosen)
+            except Gone as gone:
+                self.progress.line(f"{gone.message}: looking for another version")
+                if self._refreshed_now:
+                    self._gone.update(gone.packages)
+                else:
+                    self.refresh(force=True)
+                known = None
 
     def refresh(self, *, force: bool = False) -> None:
         """Fetch the lists when they are older than a day or `force` is set, but once per run at most."""
@@ -221,7 +259,7 @@ class Apt:
         for suite in suites:
             uri = self._mirrors.security if suite.security else self._mirrors.main
             kinds = ("deb", "deb-src") if suite.sources else ("deb",)
-            lines += [f"{kind} [signed-by={KEYRING}] {uri} {suite.name} main" for kind in kinds]
+            lines += [f"{kind} [{_TRUST}] {uri} {suite.name} main" for kind in kinds]
         _write_private(self.dir / "etc" / "sources.list", "\n".join(lines) + "\n")
 
     def _update(self) -> None:
@@ -249,15 +287,16 @@ class Apt:
             detail="\n".join(causes or error.output[-5:]),
         )
 
-    def _fetch(self, argv: Sequence[str], into: Path, what: str) -> None:
+    def _fetch(self, argv: Sequence[str], packages: Sequence[Package], into: Path) -> None:
         try:
-            self._run_apt(argv, into)
+            self._run_apt([*argv, *(f"{package.name}={package.version}" for package in packages)], into)
         except CommandFailed as error:
-            text = "\n".join(error.output)
-            if re.search(r"404 +Not Found|Hash Sum mismatch|unexpected size|was not found", text):
-                raise Gone(what, error.output) from error
+            if gone := find_gone(packages, error.output):
+                raise Gone(gone, error.output) from error
             raise HarnessError(
-                f"{what} cannot be fetched", mend="check the network", detail="\n".join(error.output[-5:])
+                f"the packages {packages[0].name}, ... of {self.release} cannot be fetched",
+                mend="check the network and the disk, then run it again",
+                detail="\n".join(error.output[-5:]),
             ) from error
 
     def _run_apt(self, argv: Sequence[str], cwd: Path | None = None) -> None:
@@ -273,6 +312,19 @@ class Apt:
     @property
     def _environment(self) -> dict[str, str]:
         return {"APT_CONFIG": f"{self.dir}/apt.conf"}
+
+
+def find_gone(packages: Sequence[Package], output: Sequence[str]) -> list[Package]:
+    """Which of `packages` apt's output says the mirror lacks: missing files, or files of other content."""
+    text = "\n".join(output)
+    if not re.search(
+        r"404 +Not Found|File not found|Hash Sum mismatch|unexpected size|Version '.*' for '.*' was not found", text
+    ):
+        return []
+    failed = [line for line in output if line.startswith(("Err:", "E: Version"))]
+    words = [set(re.split(r"[\s']+", line)) for line in failed]
+    named = [package for package in packages if any({package.name, package.version} <= line for line in words)]
+    return named or list(packages)
 
 
 def parse_stanzas(text: str) -> list[dict[str, str]]:

@@ -84,7 +84,8 @@ class Cache:
                 mend="set PYHARNESS_CACHE to another directory",
             )
         try:
-            for name in ("entries", "locks", "tmp", "resolved"):
+            # mkdir gives its mode to the last directory alone, not to the parents that it makes.
+            for name in (".", "entries", "locks", "tmp", "resolved"):
                 (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise HarnessError(
@@ -139,12 +140,22 @@ class Cache:
         `needs` is the disk space in bytes that the build takes. Raises HarnessError when there is less, and whatever
         `builder` raises; nothing is left behind then.
         """
-        made = False
+        made = told = False
         while (path := self.get(kind, key)) is None:
-            with self._exclusive(kind, key, progress) as fd:
+            fd = self._lock(kind, key, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fd is None:
+                if progress and not told:
+                    progress.line(f"waiting for another run that makes {kind} {key}")
+                    told = True
+                # Wait as a user, not as a builder: the builder goes on to use what it has made.
+                self._unlock(self._lock(kind, key, fcntl.LOCK_SH))
+                continue
+            try:
                 if not self.path(kind, key).is_dir():
                     self._make(fd, kind, key, builder, needs)
                     made = True
+            finally:
+                os.close(fd)
         if made:
             self.trim()
         return path
@@ -247,6 +258,7 @@ class Cache:
                 aside.rename(final)
         except BaseException:
             _remove_tree(aside)
+            self._lock_path(kind, key).unlink(missing_ok=True)
             raise
 
     def _sweep(self) -> None:

@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pyharness.artifacts.apt import Apt, Gone, Package
+from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.run import run
 from pyharness.errors import HarnessError, UsageError
@@ -129,6 +127,12 @@ class PackageSet:
     source: str
 
     @property
+    def packages(self) -> list[Package]:
+        """The five packages, the small ones first: a version that has gone shows before the long downloads."""
+        names = (self.kbuild, self.headers, self.common, self.image, self.source)
+        return [Package(name, self.version) for name in names]
+
+    @property
     def key(self) -> str:
         """The cache key of the unpacked set."""
         return key_of(_RECIPE, *asdict(self).values())
@@ -147,70 +151,52 @@ def ensure_kernel(name: str, cache: Cache, progress: Progress) -> Kernel:
         return _load(name, path)
     spec = KERNELS[name]
     apt = Apt(cache, spec.release, progress)
-    for packages in _candidates(spec, apt, known):
-        try:
-            path = cache.build(
-                "kernel",
-                packages.key,
-                partial(_unpack, packages, apt, progress),
-                needs=_DISK_NEEDED,
-                progress=progress,
-            )
-        except Gone as gone:
-            progress.line(f"{name}: {gone.message}; trying another version")
-            continue
-        cache.remember(f"kernel-{name}", asdict(packages))
-        return _load(name, path)
-    raise HarnessError(
-        f"the mirror serves no complete set of packages for {name}",
-        mend="see that the machine's mirror carries " + spec.source,
+
+    def build(packages: PackageSet) -> Path:
+        unpack = partial(_unpack, packages, apt, progress)
+        return cache.build("kernel", packages.key, unpack, needs=_DISK_NEEDED, progress=progress)
+
+    packages, path = apt.fetch_newest(
+        PackageSet(**known) if known else None, lambda: newest_package_set(name, spec, apt), build
     )
+    cache.remember(f"kernel-{name}", asdict(packages))
+    return _load(name, path)
 
 
-def package_sets(spec: DebianKernel, apt: Apt) -> list[PackageSet]:
-    """All versions for which the lists have every package of a kernel, newest first."""
+def newest_package_set(name: str, spec: DebianKernel, apt: Apt) -> PackageSet:
+    """The newest version of which the mirror has every package. Raises HarnessError when there is none."""
     prefix = re.match(r"[\w-]+", spec.image)
     assert prefix is not None
-    abis = {name: match[1] for name in apt.names(prefix[0]) if (match := re.fullmatch(spec.image, name))}
+    abis = {image: match[1] for image in apt.names(prefix[0]) if (match := re.fullmatch(spec.image, image))}
     images = {package.version: package.name for package in apt.versions(*abis)} if abis else {}
-    found = []
     for source in apt.versions(spec.source):
-        if source.version in images:
-            image = images[source.version]
+        if image := images.get(source.version):
             abi = abis[image]
-            found.append(
-                PackageSet(
-                    version=source.version,
-                    image=image,
-                    headers=f"linux-headers-{abi}-amd64",
-                    common=f"linux-headers-{abi}-common",
-                    kbuild=spec.kbuild.format(abi=abi),
-                    source=spec.source,
-                )
+            found = PackageSet(
+                version=source.version,
+                image=image,
+                headers=f"linux-headers-{abi}-amd64",
+                common=f"linux-headers-{abi}-common",
+                kbuild=spec.kbuild.format(abi=abi),
+                source=spec.source,
             )
-    return found
-
-
-def _candidates(spec: DebianKernel, apt: Apt, known: dict[str, Any] | None) -> Iterator[PackageSet]:
-    """What to try: the version known so far, else the newest listed; then, with fresh lists, all that are listed."""
-    if known:
-        yield PackageSet(**known)
-    else:
-        yield from package_sets(spec, apt)[:1]
-    apt.refresh(force=True)
-    yield from package_sets(spec, apt)
+            if all(apt.serves(package) for package in found.packages):
+                return found
+    raise HarnessError(
+        f"the mirror has no complete set of packages for {name}",
+        mend=f"see that the machine's mirror carries {spec.source} of {spec.release}-security",
+    )
 
 
 def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path) -> None:
     debs, root, source = (directory / name for name in ("debs", "root", "source"))
     for made in (debs, root, source):
         made.mkdir()
-    # The small ones first: a version that has gone shows before the long downloads.
-    for names in ([packages.kbuild, packages.headers, packages.common], [packages.image], [packages.source]):
-        for deb in apt.download([Package(name, packages.version) for name in names], debs):
-            progress.step(f"unpacking {deb.name}")
-            run(["dpkg-deb", "-x", deb, root])
-            deb.unlink()
+    for package in packages.packages:
+        (deb,) = apt.download([package], debs)
+        progress.step(f"unpacking {deb.name}")
+        run(["dpkg-deb", "-x", deb, root])
+        deb.unlink()
     _take_source(root, source, progress)
     _make_relocatable(root)
     (boot_image,) = (root / "boot").glob("vmlinuz-*")

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
+from pyharness.artifacts.patches import apply_patches
 from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed
@@ -94,19 +94,6 @@ def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, 
         _make(kernel, stage, "drivers/hv", VMBUS, directory, progress)
 
     return key, cache.build("vmbus", key, build, needs=_DISK_NEEDED, progress=progress)
-
-
-def apply_patches(patches: Sequence[Path], tree: Path, what: str) -> None:
-    """Apply patches to a tree, exactly. Raises CheckFailed with patch's own words when one does not fit."""
-    for patch in patches:
-        try:
-            run(["patch", "-p1", "--fuzz=0", "--batch", "--forward", "--no-backup-if-mismatch", "-i", patch], cwd=tree)
-        except CommandFailed as error:
-            raise CheckFailed(
-                f"{patch.relative_to(REPOSITORY)} does not apply to {what}",
-                mend="rebase the patch",
-                detail="\n".join(error.output),
-            ) from error
 
 
 def _sources(kernel_dir: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from pyharness.artifacts.apt import Apt, Gone, Package
+from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import run
@@ -111,27 +111,21 @@ class RootImage:
 def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
     """The guest's root image, made unless it is cached. Raises HarnessError when its packages cannot be fetched."""
     known = cache.recall("root-image")
-    packages = [Package(**package) for package in known["packages"]] if known else None
-    if packages and (found := cache.get("root-image", key := _key(packages))):
+    before = [Package(**package) for package in known["packages"]] if known else None
+    if before and (found := cache.get("root-image", key := _key(before))):
         return RootImage(found / _NAME, key)
     apt = Apt(cache, _RELEASE, progress)
-    try:
-        path = _build(packages or _resolve(apt), apt, cache, progress)
-    except Gone as gone:
-        progress.line(f"guest image: {gone.message}; looking for the current versions")
-        apt.refresh(force=True)
-        path = _build(_resolve(apt), apt, cache, progress)
+
+    def build(chosen: list[Package]) -> Path:
+        make = partial(_make, chosen, apt, progress)
+        return cache.build("root-image", _key(chosen), make, needs=_DISK_NEEDED, progress=progress)
+
+    packages, path = apt.fetch_newest(before, lambda: _choose(apt), build)
+    cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
     return RootImage(path / _NAME, path.name)
 
 
-def _build(packages: Sequence[Package], apt: Apt, cache: Cache, progress: Progress) -> Path:
-    builder = partial(_make, packages, apt, progress)
-    path = cache.build("root-image", _key(packages), builder, needs=_DISK_NEEDED, progress=progress)
-    cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
-    return path
-
-
-def _resolve(apt: Apt) -> list[Package]:
+def _choose(apt: Apt) -> list[Package]:
     needed = apt.closure(_PACKAGES)
     return [p for p in needed if not any(fnmatch.fnmatch(p.name, pattern) for pattern in _LEFT_OUT)]
 

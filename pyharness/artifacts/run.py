@@ -101,7 +101,7 @@ def run(
         return output
     if any(mark in line for line in output for mark in _NO_SPACE):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if status == 127:
+    if status == 127 and output and output[-1].startswith("setpriv: failed to execute"):
         raise missing_tool(command[0])
     raise CommandFailed(command, status, output)
 
