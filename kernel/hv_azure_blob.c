@@ -97,9 +97,9 @@ enum az_blob_device_state {
  * @debugfs: the device's directory.
  * @reap: frees @orphans in process context.
  * @drained: woken when @pending runs empty.
- * @lock: protects what follows. The channel callback takes it too. Whoever
- *	sends holds it, so once @state is changed nobody can be sending, and
- *	the channel may be closed.
+ * @lock: protects what follows. The channel callback takes it too. Sending is
+ *	done under it, so once @state is changed nobody can be sending, and the
+ *	channel may be closed.
  * @state: see &enum az_blob_device_state.
  * @queue: requests to be sent, first come first served: small ones cannot keep
  *	a big one from ever finding room in the ring.
@@ -118,7 +118,7 @@ struct az_blob_device {
 	struct work_struct reap;
 	wait_queue_head_t drained;
 
-	spinlock_t lock;	/* what follows, and sending */
+	spinlock_t lock;	/* see above */
 	enum az_blob_device_state state;
 	struct list_head queue;
 	struct list_head pending;
@@ -354,26 +354,6 @@ err_free:
 /* Requests: on the way to the host and back */
 
 /*
- * The head of the queue may try again, or there is none and the host need not
- * interrupt us when it makes room.
- */
-static void az_blob_kick(struct az_blob_device *dev)
-{
-	struct az_blob_request *head;
-
-	lockdep_assert_held(&dev->lock);
-
-	head = list_first_entry_or_null(&dev->queue, struct az_blob_request,
-					node);
-	if (head) {
-		wake_up(&head->wait);
-	} else if (dev->room_wanted && dev->state == AZ_BLOB_OPEN) {
-		set_channel_pending_send_size(dev->hdev->channel, 0);
-		dev->room_wanted = false;
-	}
-}
-
-/*
  * Ends a request. Its caller cannot free it before the lock is released; an
  * orphan is left to process context.
  */
@@ -435,7 +415,7 @@ static int az_blob_send(struct az_blob_device *dev,
 					 (u64)(unsigned long)req);
 }
 
-/* As above, but -EAGAIN then promises an interrupt once there is room. */
+/* As above, but -EAGAIN is a promise of an interrupt once there is room. */
 static int az_blob_send_or_ask(struct az_blob_device *dev,
 			       struct az_blob_request *req)
 {
@@ -459,47 +439,47 @@ static int az_blob_send_or_ask(struct az_blob_device *dev,
 	return az_blob_send(dev, req);
 }
 
-/* Returns true if there is nothing to wait for: sent, or failed. */
-static bool az_blob_try_send(struct az_blob_device *dev,
-			     struct az_blob_request *req)
+/*
+ * Sends what is queued, as far as there is room. Called whenever that may have
+ * changed, by whoever notices: a caller that is slow or frozen holds up nobody.
+ */
+static void az_blob_pump(struct az_blob_device *dev)
 {
-	bool settled = true;
+	struct az_blob_request *req, *next;
 	int ret;
 
-	spin_lock_bh(&dev->lock);
+	lockdep_assert_held(&dev->lock);
 
-	if (req->state == AZ_BLOB_DONE)
-		goto unlock;
+	if (dev->state != AZ_BLOB_OPEN)
+		return;
 
-	/* With no more in flight than that VMBus cannot run out of ids. */
-	if (dev->state != AZ_BLOB_OPEN ||
-	    !list_is_first(&req->node, &dev->queue) ||
-	    dev->in_flight == AZ_BLOB_QUEUE_DEPTH) {
-		settled = false;
-		goto unlock;
-	}
+	list_for_each_entry_safe(req, next, &dev->queue, node) {
+		/* With no more than that VMBus cannot run out of ids. */
+		if (dev->in_flight == AZ_BLOB_QUEUE_DEPTH)
+			return;
 
-	/*
-	 * An error other than -EAGAIN leaves nothing behind, even if the packet
-	 * went out: VMBus takes the id back, and the callback looks ids up
-	 * under the lock that is held here.
-	 */
-	ret = az_blob_send_or_ask(dev, req);
-	if (ret == -EAGAIN) {
-		settled = false;
-	} else if (ret) {
-		az_blob_finish(dev, req, ret);
-		az_blob_kick(dev);
-	} else {
+		/*
+		 * An error other than -EAGAIN leaves nothing behind, even if
+		 * the packet went out: VMBus takes the id back, and the
+		 * callback looks ids up under the lock that is held here.
+		 */
+		ret = az_blob_send_or_ask(dev, req);
+		if (ret == -EAGAIN)
+			return;
+		if (ret) {
+			az_blob_finish(dev, req, ret);
+			continue;
+		}
+
 		list_move_tail(&req->node, &dev->pending);
 		dev->in_flight++;
 		req->state = AZ_BLOB_SENT;
-		az_blob_kick(dev);
 	}
 
-unlock:
-	spin_unlock_bh(&dev->lock);
-	return settled;
+	if (dev->room_wanted) {
+		set_channel_pending_send_size(dev->hdev->channel, 0);
+		dev->room_wanted = false;
+	}
 }
 
 /*
@@ -521,19 +501,17 @@ static int az_blob_execute(struct az_blob_device *dev,
 	}
 	req->started = jiffies;
 	list_add_tail(&req->node, &dev->queue);
+	az_blob_pump(dev);
 	spin_unlock_bh(&dev->lock);
 
-	if (!wait_event_state(req->wait, az_blob_try_send(dev, req),
-			      AZ_BLOB_SLEEP))
-		wait_event_state(req->wait,
-				 READ_ONCE(req->state) == AZ_BLOB_DONE,
-				 AZ_BLOB_SLEEP);
+	wait_event_state(req->wait, READ_ONCE(req->state) == AZ_BLOB_DONE,
+			 AZ_BLOB_SLEEP);
 
 	spin_lock_bh(&dev->lock);
 	switch (req->state) {
 	case AZ_BLOB_QUEUED:
 		az_blob_finish(dev, req, -EINTR);
-		az_blob_kick(dev);
+		az_blob_pump(dev);
 		break;
 	case AZ_BLOB_SENT:
 		req->orphaned = true;
@@ -618,7 +596,7 @@ static void az_blob_channel_callback(void *context)
 		az_blob_receive(dev, desc);
 
 	spin_lock(&dev->lock);
-	az_blob_kick(dev);
+	az_blob_pump(dev);
 	spin_unlock(&dev->lock);
 }
 
@@ -773,14 +751,15 @@ static int az_blob_open_channel(struct az_blob_device *dev)
 			  0, az_blob_channel_callback, dev);
 }
 
-/* From here on nothing is sent. */
+/* From here on nothing is sent. What is dead stays dead. */
 static void az_blob_fence(struct az_blob_device *dev,
 			  enum az_blob_device_state state)
 {
 	spin_lock_bh(&dev->lock);
-	WRITE_ONCE(dev->state, state);
+	if (dev->state != AZ_BLOB_DEAD)
+		WRITE_ONCE(dev->state, state);
 	dev->room_wanted = false;
-	if (state == AZ_BLOB_DEAD)
+	if (dev->state == AZ_BLOB_DEAD)
 		az_blob_finish_all(dev, &dev->queue, -ENODEV);
 	spin_unlock_bh(&dev->lock);
 }
@@ -912,6 +891,10 @@ static int az_blob_resume(struct hv_device *hdev)
 	struct az_blob_device *dev = hv_get_drvdata(hdev);
 	int ret;
 
+	/* An earlier resume failed. */
+	if (dev->state == AZ_BLOB_DEAD)
+		return -ENODEV;
+
 	ret = az_blob_open_channel(dev);
 	if (ret) {
 		az_blob_fence(dev, AZ_BLOB_DEAD);
@@ -920,7 +903,7 @@ static int az_blob_resume(struct hv_device *hdev)
 
 	spin_lock_bh(&dev->lock);
 	WRITE_ONCE(dev->state, AZ_BLOB_OPEN);
-	az_blob_kick(dev);
+	az_blob_pump(dev);
 	spin_unlock_bh(&dev->lock);
 	return 0;
 }
