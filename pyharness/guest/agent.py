@@ -22,7 +22,7 @@ CONFIG = {
 }
 
 
-class AgentService(Service):
+class AgentService(Service):  # type: ignore[misc]
     """What the host can call by name; all else it reaches through modules."""
 
     def exposed_module(self, name: str) -> ModuleType:

@@ -7,13 +7,15 @@ import io
 import socket
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rpyc
-from rpyc.core.async_ import AsyncResultTimeout
 from rpyc.core.channel import Channel
 from rpyc.core.protocol import Connection
 from rpyc.core.service import VoidService
@@ -25,6 +27,13 @@ from pyharness.errors import HarnessError, TimedOut
 _PACKAGES = ("guest", "client")
 _GREETING = "pyharness-agent "
 _MAX_HELLO = 256
+_PIECE = 1 << 20
+_SLICE_S = 0.02
+_MODULES = "/run/modules"
+_WARNING = 4
+
+# Messages of level warning that every run of a module of our own brings.
+HARMLESS = ("loading out-of-tree module taints kernel", "module verification failed: signature and/or required key")
 
 
 class Hello:
@@ -37,10 +46,8 @@ class Hello:
 
     def poll(self) -> bool | None:
         """True once the line is there, None before."""
-        try:
+        with suppress(BlockingIOError):
             self._line += self._agent.recv(_MAX_HELLO)
-        except BlockingIOError:
-            pass
         return self._line.endswith(b"\n") or len(self._line) > _MAX_HELLO or None
 
     def check(self) -> None:
@@ -68,12 +75,20 @@ class GuestConnection(Connection):  # type: ignore[misc]
         with self._one_call:
             try:
                 return super().sync_request(handler, *args)
-            except AsyncResultTimeout as error:
-                raise TimedOut(
-                    f"a call into the guest did not return in {self._config['sync_request_timeout']:g} s"
-                ) from error
-            except EOFError as error:
-                raise self.lost() from error
+            except (EOFError, OSError) as error:
+                if (trace := getattr(error, "_remote_tb", None)) is None:
+                    raise self._explain(error) from error
+                if not isinstance(error, OSError):
+                    raise
+                # rpyc's copy has a second file name "None" and strings in place of its methods.
+                copy = OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(*error.args)
+        copy.add_note(f"in the guest:\n{trace}")
+        raise copy
+
+    def _explain(self, error: EOFError | OSError) -> HarnessError:
+        if isinstance(error, TimeoutError):
+            return TimedOut(f"a call into the guest did not return in {self._config['sync_request_timeout']:g} s")
+        return self.lost()
 
     def close(self) -> None:
         """Hang up without a word: a port does not tell when the other side has closed it, so no answer would come."""
@@ -85,24 +100,100 @@ class _HostService(VoidService):  # type: ignore[misc]
     _protocol = GuestConnection
 
 
+@dataclass(frozen=True)
+class KernelMessage:
+    """A record of the kernel's log; `level` as in syslog (3 error, 4 warning), `seconds` since the guest's boot."""
+
+    level: int
+    seconds: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.seconds:12.6f}] {self.text}"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended in the guest; `status` is negative for a signal."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Task:
+    """A call that runs on a thread of the guest."""
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    @property
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return bool(self._proxy.wait(0))
+
+    def result(self, timeout_s: float) -> Any:
+        """Wait for what the call returns, or raise what it raised. Raises TimedOut."""
+        _wait(lambda seconds: self._proxy.wait(seconds), timeout_s, "a task in the guest to end")
+        return self._proxy.result()
+
+
+class UeventWatch:
+    """All uevents of the guest from some moment on."""
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    def seen(self) -> list[dict[str, str]]:
+        """The events so far."""
+        return [dict(event) for event in self._proxy.since(0, 0)]
+
+    def wait(self, matches: Callable[[dict[str, str]], bool], timeout_s: float) -> dict[str, str]:
+        """The first event, past or to come, that `matches`. Raises TimedOut."""
+        checked = 0
+        found: dict[str, str] = {}
+
+        def look(seconds: float) -> bool:
+            nonlocal checked, found
+            events = [dict(event) for event in self._proxy.since(checked, seconds)]
+            checked += len(events)
+            found = next((event for event in events if matches(event)), {})
+            return bool(found)
+
+        _wait(look, timeout_s, "a uevent")
+        return found
+
+
 class Guest:
-    """Python in the guest."""
+    """Python in the guest, and what is often needed of it.
+
+    Whatever the guest raises is raised here; an OSError keeps its errno. When the guest crashes or QEMU dies, any call,
+    one under way too, raises the GuestCrashed or HarnessError that says so. One call runs at a time: what
+    blocks belongs into a `spawn`.
+    """
 
     def __init__(self, agent: socket.socket, lost: Callable[[], HarnessError], call_timeout_s: float) -> None:
         """Send the agent's code over `agent` and connect. `lost` says why the guest no longer answers."""
         code = _pack_code()
-        agent.setblocking(True)
-        agent.sendall(struct.pack("<I", len(code)) + code)
         config = {
             "allow_public_attrs": True,
-            "import_custom_exceptions": True,
+            # Of the guest's own exception classes those that this process knows; it imports none at its request.
+            "import_custom_exceptions": False,
             "instantiate_custom_exceptions": True,
             "sync_request_timeout": call_timeout_s,
         }
-        self._connection: GuestConnection = _HostService()._connect(
-            Channel(SocketStream(agent), compress=False), config
-        )
+        agent.setblocking(True)
+        try:
+            agent.sendall(struct.pack("<I", len(code)) + code)
+        except OSError as error:
+            raise lost() from error
+        channel = Channel(SocketStream(agent), compress=False)
+        self._connection: GuestConnection = _HostService()._connect(channel, config)
         self._connection.lost = lost
+        self._log: list[KernelMessage] = []
+        self._log_lock = threading.Lock()
+        self._log_reader = self._own("kernel").LogReader()
+        self._uevents: Any = None
 
     def close(self) -> None:
         """Hang up."""
@@ -111,6 +202,91 @@ class Guest:
     def module(self, name: str) -> Any:
         """A module of the guest's Python, as a proxy: what is called on it runs in the guest."""
         return self._connection.root.module(name)
+
+    def push(self, source: bytes | Path, path: str, mode: int = 0o644) -> None:
+        """Write bytes, or a file of the host, to `path` in the guest; its directory is made."""
+        data = memoryview(source if isinstance(source, bytes) else source.read_bytes())
+        files = self._own("files")
+        files.create(path, mode)
+        append = files.append
+        for offset in range(0, len(data), _PIECE):
+            append(path, bytes(data[offset : offset + _PIECE]))
+
+    def pull(self, path: str) -> bytes:
+        """Read a file of the guest."""
+        pieces: list[bytes] = []
+        piece = self._own("files").piece
+        while data := piece(path, len(pieces) * _PIECE, _PIECE):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def insmod(self, module: Path | bytes | str, parameters: str = "") -> None:
+        """Load a module: a file of the host (Path), its bytes, or a file of the guest (str).
+
+        Raises OSError with the kernel's errno; what the kernel logged meanwhile is its note.
+        """
+        mark = len(self.dmesg())
+        name = (
+            module
+            if isinstance(module, str)
+            else f"{_MODULES}/{module.name if isinstance(module, Path) else 'pushed.ko'}"
+        )
+        if not isinstance(module, str):
+            self.push(module, name)
+        try:
+            self._own("kernel").insmod(name, parameters)
+        except OSError as error:
+            error.add_note("\n".join(map(str, self.dmesg(mark))))
+            raise
+
+    def rmmod(self, name: str) -> None:
+        """Unload a module. Raises OSError: EBUSY or EAGAIN while it is in use, ENOENT when it is not loaded."""
+        self._own("kernel").rmmod(name)
+
+    def dmesg(self, start: int = 0) -> list[KernelMessage]:
+        """The kernel's log since boot, from message number `start` on."""
+        with self._log_lock:
+            news = self._log_reader.news()
+            self._log += [KernelMessage(level, microseconds / 1e6, text) for level, microseconds, text in news]
+            return self._log[start:]
+
+    def warnings(self, start: int = 0) -> list[KernelMessage]:
+        """The messages of level warning or worse from message number `start` on, without those known to be harmless."""
+        return [
+            message
+            for message in self.dmesg(start)
+            if message.level <= _WARNING and not any(harmless in message.text for harmless in HARMLESS)
+        ]
+
+    def spawn(self, function: Any, *args: Any) -> Task:
+        """Run a function of the guest on a thread there."""
+        return Task(self._own("tasks").Task(function, args))
+
+    def run(self, *argv: str, stdin: bytes = b"", timeout_s: float = 60.0) -> Completed:
+        """Run a program in the guest. Raises TimedOut; the program goes on then."""
+        return Completed(*self.spawn(self._own("tasks").run, argv, stdin).result(timeout_s))
+
+    def uevents(self) -> UeventWatch:
+        """Collect uevents from now on."""
+        return UeventWatch(self._own("uevents").UeventWatch())
+
+    def wait_for_node(self, path: str, timeout_s: float, *, present: bool = True) -> None:
+        """Wait until the device node `path` is there, or gone. Raises TimedOut."""
+        if self._uevents is None:
+            self._uevents = self._own("uevents").UeventWatch()
+        what = f"{path} to {'appear' if present else 'go'}"
+        _wait(lambda seconds: self._uevents.wait_for_node(path, present, seconds), timeout_s, what)
+
+    def _own(self, name: str) -> Any:
+        return self.module(f"pyharness.guest.{name}")
+
+
+def _wait(attempt: Callable[[float], bool], timeout_s: float, what: str) -> None:
+    """Wait in slices, between which other threads of the host can call into the guest."""
+    deadline = time.monotonic() + timeout_s
+    while not attempt(_SLICE_S):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"waited {timeout_s:g} s in vain for {what}")
 
 
 def _pack_code() -> bytes:

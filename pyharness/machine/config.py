@@ -6,46 +6,12 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pyharness import repository
+from pyharness.artifacts.kernels import Kernel
+from pyharness.artifacts.qemu import Qemu
+from pyharness.artifacts.rootimage import RootImage
 from pyharness.machine.accel import Accelerator
-
-
-class KernelFiles(Protocol):
-    """What the machine needs of `pyharness.artifacts.kernels.Kernel`."""
-
-    @property
-    def release(self) -> str:
-        """The kernel's `uname -r`."""
-
-    @property
-    def vmlinuz(self) -> Path:
-        """The bootable image."""
-
-    @property
-    def root(self) -> Path:
-        """The tree that holds `lib/modules/RELEASE`."""
-
-
-class QemuFiles(Protocol):
-    """What the machine needs of `pyharness.artifacts.qemu.Qemu`."""
-
-    @property
-    def binary(self) -> Path:
-        """`qemu-system-x86_64` with the Hyper-V enlightenments and the VMBus devices."""
-
-    @property
-    def firmware(self) -> Path:
-        """Directory of the BIOS and the option ROMs."""
-
-
-class ImageFile(Protocol):
-    """What the machine needs of `pyharness.artifacts.rootimage.RootImage`."""
-
-    @property
-    def path(self) -> Path:
-        """The read-only erofs image."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +26,9 @@ class BlobDevice:
 class MachineConfig:
     """A machine; times in seconds of the host's clock."""
 
-    kernel: KernelFiles
-    qemu: QemuFiles
-    root_image: ImageFile
+    kernel: Kernel
+    qemu: Qemu
+    root_image: RootImage
     accelerator: Accelerator
     cpus: int = 2
     memory_mib: int = 1024

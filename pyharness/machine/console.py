@@ -36,7 +36,7 @@ class Console:
     """The running QEMU seen from its terminal."""
 
     def __init__(self, argv: Sequence[str], log_dir: Path, on_end: Callable[[Console], None]) -> None:
-        """`on_end` is called once, on the reading thread, when QEMU is dead: it exited, or a fatal splat was collected."""
+        """`on_end` is called once, on the reading thread, when QEMU has exited or was ended after a fatal splat."""
         self.log = log_dir / "console.log"
         self.qemu_log = log_dir / "qemu.log"
         self.splat: Splat | None = None
@@ -118,7 +118,7 @@ class Console:
             self._on_end(self)
             self._ended.set()
 
-    def _read(self, terminal: fdspawn[bytes], write: Callable[[bytes], object]) -> None:
+    def _read(self, terminal: fdspawn, write: Callable[[bytes], object]) -> None:
         """Read until QEMU closes its terminal, or a fatal splat has ended."""
         rest = ""
         deadline: float | None = None

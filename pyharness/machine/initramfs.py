@@ -21,7 +21,7 @@ from virtme import mkinitramfs
 from pyharness.errors import HarnessError
 
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "erofs")
-# libcrc32c asks the crypto API for its algorithm when it loads: a dependency that no symbol shows. Newer kernels have neither.
+# libcrc32c asks the crypto API for its algorithm when it loads, which no symbol shows. Newer kernels have neither.
 _SOFT_DEPENDS = {"libcrc32c": ("crc32c_generic",)}
 _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
 

@@ -24,6 +24,7 @@ from pyharness.machine.console import Console
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import RunDir, new_log_dir
+from pyharness.machine.terminal import attached_terminal
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ _QMP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 # QEMU closes its sockets some time before its console is read to the end.
 _VERDICT_TIMEOUT_S = 5.0
+_SHELL_POLL_S = 0.5
 
 
 class State(Enum):
@@ -95,7 +97,7 @@ class Machine:
         self._enter(State.STARTING)
         deadline = time.monotonic() + self.config.boot_timeout_s
         run_dir = self._run_dir = RunDir()
-        build_initramfs(self.config.kernel.root / "lib" / "modules" / self.config.kernel.release, run_dir.initramfs)
+        build_initramfs(self.config.kernel.modules, run_dir.initramfs)
         command = qemu_command(self.config, run_dir, run_dir.initramfs)
         self._console = Console(command, new_log_dir(self.config.log_root), self._on_end)
         self._console.start()
@@ -152,6 +154,14 @@ class Machine:
     def vsp_socket(self, index: int) -> Path:
         """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
         return self._part(self._run_dir).vsp_socket(index)
+
+    def interact(self) -> None:
+        """Give this process's terminal to a shell in the guest until that exits. Raises UsageError without one."""
+        with attached_terminal(self._part(self._run_dir).shell_socket) as terminal:
+            shell = self.guest.module("pyharness.guest.shell").start(*terminal.size, terminal.kind)
+            while shell.poll() is None:
+                terminal.copy(_SHELL_POLL_S)
+            terminal.copy(0)
 
     def _part(self, part: T | None) -> T:
         self.check()

@@ -7,28 +7,27 @@ process that serves a connection.
 """
 
 import os
-import platform
 import struct
 import sys
 import time
+from pathlib import Path
 
 sys.path.append("/usr/lib/pyharness/site")
 
 import rpyc
 
 PORT_NAME = "pyharness.agent"
-PORTS = "/sys/class/virtio-ports"
-CODE_DIR = "/run/pyharness"
+PORTS = Path("/sys/class/virtio-ports")
+ARCHIVE = Path("/run/pyharness.zip")
 HANGUP_POLL_S = 0.02
 
 
 def open_port() -> int:
     """Open the agent's virtio-serial port; there is no udev, so its device node is looked up in sysfs."""
     while True:
-        for entry in os.listdir(PORTS):
-            with open(f"{PORTS}/{entry}/name") as name:
-                if name.read().strip() == PORT_NAME:
-                    return os.open(f"/dev/{entry}", os.O_RDWR | os.O_CLOEXEC)
+        for port in PORTS.iterdir():
+            if (port / "name").read_text().strip() == PORT_NAME:
+                return os.open(f"/dev/{port.name}", os.O_RDWR | os.O_CLOEXEC)
         time.sleep(HANGUP_POLL_S)
 
 
@@ -45,17 +44,14 @@ def read_exactly(port: int, count: int) -> bytes:
 
 def main() -> None:
     """Serve one host connection in a child, so that each starts from the same fresh interpreter."""
-    os.makedirs(CODE_DIR, exist_ok=True)
     while True:
         port = open_port()
-        os.write(port, f"pyharness-agent rpyc={rpyc.__version__} python={platform.python_version()}\n".encode())
+        os.write(port, f"pyharness-agent rpyc={rpyc.__version__}\n".encode())
         (size,) = struct.unpack("<I", read_exactly(port, 4))
-        archive = f"{CODE_DIR}/code.zip"
-        with open(archive, "wb") as code:
-            code.write(read_exactly(port, size))
+        ARCHIVE.write_bytes(read_exactly(port, size))
         child = os.fork()
         if child == 0:
-            sys.path.insert(0, archive)
+            sys.path.insert(0, str(ARCHIVE))
             from pyharness.guest import agent
 
             agent.serve(port)
