@@ -42,6 +42,11 @@ bool hyperv_tcg_hypercall(CPUX86State *env)
     return false;
 }
 
+int hyperv_tcg_set_sint(CPUState *cs, uint32_t sint)
+{
+    return -EINVAL;
+}
+
 bool hyperv_tcg_is_auto_eoi(X86CPU *cpu, int vector)
 {
     return false;

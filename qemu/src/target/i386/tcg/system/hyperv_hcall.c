@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/main-loop.h"
 #include "hw/hyperv/hyperv.h"
 #include "hyperv_internal.h"
 
@@ -13,9 +12,12 @@
 
 #define INPUT_CODE_MASK 0xffff
 
+/*
+ * Without the BQL, which every signalled event would wait for: it is one bit,
+ * and a guest that calls while it changes the MSR may get either answer.
+ */
 static bool hypercalls_enabled(void)
 {
-    BQL_LOCK_GUARD();
     return hyperv_tcg_partition()->msr_hv_hypercall & HV_HYPERCALL_ENABLE;
 }
 

@@ -18,7 +18,7 @@ static inline bool hyperv_tcg_enabled(X86CPU *cpu)
 
 /*
  * MSRs of the partition live in the first vCPU, as they do with KVM, and so
- * they migrate with it.  Callers hold the BQL.
+ * they migrate with it.  The BQL guards them.
  */
 static inline CPUX86State *hyperv_tcg_partition(void)
 {
