@@ -146,20 +146,18 @@ def ensure_kernel(name: str, cache: Cache, progress: Progress) -> Kernel:
     """
     if name not in KERNELS:
         raise UsageError(f"there is no kernel {name!r}", mend="choose one of " + ", ".join(KERNELS))
-    known = cache.recall(f"kernel-{name}")
-    if known and (path := cache.get("kernel", PackageSet(**known).key)):
-        return _load(name, path)
     spec = KERNELS[name]
+    before = cache.recall(f"kernel-{name}")
+    known = PackageSet(**before) if before else None
     apt = Apt(cache, spec.release, progress)
 
     def build(packages: PackageSet) -> Path:
         unpack = partial(_unpack, packages, apt, progress)
         return cache.build("kernel", packages.key, unpack, needs=_DISK_NEEDED, progress=progress)
 
-    packages, path = apt.fetch_newest(
-        PackageSet(**known) if known else None, lambda: newest_package_set(name, spec, apt), build
-    )
-    cache.remember(f"kernel-{name}", asdict(packages))
+    packages, path = apt.fetch_newest(known, lambda: newest_package_set(name, spec, apt), build)
+    if packages != known:
+        cache.remember(f"kernel-{name}", asdict(packages))
     return _load(name, path)
 
 

@@ -57,16 +57,25 @@ class _Inputs:
 
     @property
     def key(self) -> str:
+        """The key of the binary."""
         own = files_below(
             _OWN / "src", _OWN / "patches", _OWN / "devices.mak", _OWN / "configure-args", base=REPOSITORY
         )
-        return key_of(_RECIPE, _host(), self.source, *self.firmware, files=own)
+        return key_of(_RECIPE, _host(), self.source, files=own)
 
     @property
     def workspace_key(self) -> str:
+        """The key of the tree of sources and objects, which our files do not change."""
         return key_of(_RECIPE, _host(), self.source)
 
+    @property
+    def firmware_key(self) -> str:
+        """The key of the firmware."""
+        return key_of(_RECIPE, *self.firmware)
+
+    @property
     def firmware_packages(self) -> list[Package]:
+        """The packages that the firmware comes from."""
         return [Package(name, version) for name, version in zip(sorted(_FIRMWARE), self.firmware, strict=True)]
 
 
@@ -79,21 +88,19 @@ def ensure_qemu(cache: Cache, progress: Progress) -> Qemu:
     known = None
     if found := cache.recall("qemu"):
         known = _Inputs(found["source"], tuple(found["firmware"]))
-        if path := cache.get("qemu", known.key):
-            return _load(known, path)
     apt = Apt(cache, _RELEASE, progress)
 
     def build(inputs: _Inputs) -> Path:
+        take = partial(_take_firmware, inputs, apt)
+        cache.build("firmware", inputs.firmware_key, take, progress=progress)
         make = partial(_make, inputs, apt, cache, progress)
         return cache.build("qemu", inputs.key, make, needs=_DISK_NEEDED, progress=progress)
 
     inputs, path = apt.fetch_newest(known, lambda: _choose(apt), build)
-    cache.remember("qemu", asdict(inputs))
-    return _load(inputs, path)
-
-
-def _load(inputs: _Inputs, path: Path) -> Qemu:
-    return Qemu(path / "bin" / _BINARY, path / "firmware", inputs.source, path.name)
+    if inputs != known:
+        cache.remember("qemu", asdict(inputs))
+    firmware = cache.path("firmware", inputs.firmware_key)
+    return Qemu(path / _BINARY, firmware, inputs.source, inputs.key)
 
 
 def _choose(apt: Apt) -> _Inputs:
@@ -115,7 +122,6 @@ def _host() -> str:
 
 
 def _make(inputs: _Inputs, apt: Apt, cache: Cache, progress: Progress, directory: Path) -> None:
-    _take_firmware(inputs, apt, directory)
     with cache.workspace("qemu-build", inputs.workspace_key, needs=_DISK_NEEDED, progress=progress) as work:
         log = work / "build.log"
         log.unlink(missing_ok=True)
@@ -131,8 +137,7 @@ def _make(inputs: _Inputs, apt: Apt, cache: Cache, progress: Progress, directory
                 mend=f"the whole log is {log}",
                 detail="\n".join(lines[-30:]).replace(f"{work}/src/", "").replace("../src/", ""),
             ) from error
-        (directory / "bin").mkdir()
-        run(["strip", "-o", directory / "bin" / _BINARY, work / "build" / _BINARY])
+        run(["strip", "-o", directory / _BINARY, work / "build" / _BINARY])
         shutil.copyfile(log, directory / "build.log")
 
 
@@ -144,14 +149,14 @@ def _own_files() -> dict[str, Path]:
 
 
 def _take_firmware(inputs: _Inputs, apt: Apt, directory: Path) -> None:
-    debs, tree, firmware = (directory / name for name in ("debs", "tree", "firmware"))
-    for made in (debs, tree, firmware):
-        made.mkdir()
-    for deb in apt.download(inputs.firmware_packages(), debs):
+    debs, tree = directory / "debs", directory / "tree"
+    debs.mkdir()
+    tree.mkdir()
+    for deb in apt.download(inputs.firmware_packages, debs):
         run(["dpkg-deb", "-x", deb, tree])
     for names in _FIRMWARE.values():
         for name in names:
-            shutil.copyfile(tree / name, firmware / Path(name).name)
+            shutil.copyfile(tree / name, directory / Path(name).name)
     shutil.rmtree(debs)
     shutil.rmtree(tree)
 

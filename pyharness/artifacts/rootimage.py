@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -59,6 +60,7 @@ _LEFT_OUT = (
 # Pure Python packages that host and guest must have in one version.
 _SHARED_PYTHON = ("pyroute2", "rpyc")
 
+_SITE = "usr/lib/pyharness/site"
 _OWN_FILES = {
     "usr/lib/pyharness/init": (REPOSITORY / "pyharness/guest/boot/init", 0o755),
     "usr/lib/pyharness/bootstrap.py": (REPOSITORY / "pyharness/guest/boot/bootstrap.py", 0o644),
@@ -110,19 +112,22 @@ class RootImage:
 
 def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
     """The guest's root image, made unless it is cached. Raises HarnessError when its packages cannot be fetched."""
-    known = cache.recall("root-image")
-    before = [Package(**package) for package in known["packages"]] if known else None
-    if before and (found := cache.get("root-image", key := _key(before))):
-        return RootImage(found / _NAME, key)
+    before = cache.recall("root-image")
+    known = [Package(**package) for package in before["packages"]] if before else None
     apt = Apt(cache, _RELEASE, progress)
 
-    def build(chosen: list[Package]) -> Path:
-        make = partial(_make, chosen, apt, progress)
-        return cache.build("root-image", _key(chosen), make, needs=_DISK_NEEDED, progress=progress)
+    def build_tree(packages: list[Package]) -> Path:
+        make = partial(_make_tree, packages, apt, progress)
+        return cache.build("root-tree", _tree_key(packages), make, needs=_DISK_NEEDED, progress=progress)
 
-    packages, path = apt.fetch_newest(before, lambda: _choose(apt), build)
-    cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
-    return RootImage(path / _NAME, path.name)
+    packages, tree = apt.fetch_newest(known, lambda: _choose(apt), build_tree)
+    if packages != known:
+        cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
+    key = key_of(_RECIPE, tree.name, files={name: path for name, (path, _) in _OWN_FILES.items()})
+    image = cache.build(
+        "root-image", key, partial(_make_image, tree / "root", progress), needs=_DISK_NEEDED, progress=progress
+    )
+    return RootImage(image / _NAME, key)
 
 
 def _choose(apt: Apt) -> list[Package]:
@@ -130,16 +135,16 @@ def _choose(apt: Apt) -> list[Package]:
     return [p for p in needed if not any(fnmatch.fnmatch(p.name, pattern) for pattern in _LEFT_OUT)]
 
 
-def _key(packages: Sequence[Package]) -> str:
+def _tree_key(packages: Sequence[Package]) -> str:
     return key_of(
         _RECIPE,
         *(f"{package.name}={package.version}" for package in packages),
         *(f"{name}=={importlib.metadata.version(name)}" for name in _SHARED_PYTHON),
-        files={name: path for name, (path, _) in _OWN_FILES.items()},
     )
 
 
-def _make(packages: Sequence[Package], apt: Apt, progress: Progress, directory: Path) -> None:
+def _make_tree(packages: Sequence[Package], apt: Apt, progress: Progress, directory: Path) -> None:
+    """All that is fetched, as a directory: an edit of our own files must not need the network."""
     root, debs = directory / "root", directory / "debs"
     debs.mkdir()
     for name in _MERGED_DIRECTORIES:
@@ -152,14 +157,25 @@ def _make(packages: Sequence[Package], apt: Apt, progress: Progress, directory: 
         run(["tar", "-xf", data, "-C", root, "--keep-directory-symlink", "--no-same-permissions"])
         deb.unlink()
         data.unlink()
+    shutil.rmtree(debs)
     _arrange(root)
     progress.step("compiling the guest's Python")
-    _compile_python(root)
-    progress.step("writing the image")
+    (library,) = (root / "usr" / "lib").glob("python3.*")
+    _compile_python(root, library, root / _SITE)
+
+
+def _make_image(tree: Path, progress: Progress, directory: Path) -> None:
+    progress.step("writing the guest's image")
+    root = directory / "root"
+    # Links instead of copies: the image is written from them and they go.
+    shutil.copytree(tree, root, symlinks=True, copy_function=os.link)
+    for name, (path, mode) in _OWN_FILES.items():
+        shutil.copyfile(path, root / name)
+        (root / name).chmod(mode)
+    _compile_python(root, *(root / name for name in _OWN_FILES if name.endswith(".py")))
     # Not compressed: under TCG the guest would spend longer unpacking than the host spends reading.
     run(["mkfs.erofs", "-T0", "-U", _UUID, "-x-1", "--all-root", directory / _NAME, root])
     shutil.rmtree(root)
-    shutil.rmtree(debs)
 
 
 def _arrange(root: Path) -> None:
@@ -175,13 +191,10 @@ def _arrange(root: Path) -> None:
     (root / "etc" / "mtab").symlink_to("/proc/self/mounts")
     if not (root / "usr" / "bin" / "sh").is_symlink():
         (root / "usr" / "bin" / "sh").symlink_to("dash")
-    site = root / "usr" / "lib" / "pyharness" / "site"
+    site = root / _SITE
     site.mkdir(parents=True)
     for name in _SHARED_PYTHON:
         shutil.copytree(_package_directory(name), site / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, (path, mode) in _OWN_FILES.items():
-        shutil.copyfile(path, root / name)
-        (root / name).chmod(mode)
 
 
 def _package_directory(name: str) -> Path:
@@ -191,11 +204,10 @@ def _package_directory(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _compile_python(root: Path) -> None:
+def _compile_python(root: Path, *paths: Path) -> None:
     """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts."""
-    (python,) = (root / "usr" / "lib").glob("python3.*")
-    libraries = f"{root}/usr/lib/x86_64-linux-gnu"
-    loader = [f"{root}/usr/lib64/ld-linux-x86-64.so.2", "--library-path", libraries, f"{root}/usr/bin/{python.name}"]
-    compileall = ["-S", "-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash"]
-    where: list[str | Path] = ["-s", root, "-p", "/", python, root / "usr" / "lib" / "pyharness"]
-    run([*loader, *compileall, *where], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})
+    (library,) = (root / "usr" / "lib").glob("python3.*")
+    loader = [f"{root}/usr/lib64/ld-linux-x86-64.so.2", "--library-path", f"{root}/usr/lib/x86_64-linux-gnu"]
+    python = [*loader, f"{root}/usr/bin/{library.name}", "-S"]
+    compileall = ["-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/"]
+    run([*python, *compileall, *paths], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})
