@@ -13,8 +13,8 @@ ORDER_SIZE = _ORDER.size
 
 
 def pattern(seed: int, length: int) -> bytes:
-    """`length` bytes that nobody else has."""
-    return random.Random(seed).randbytes(length)
+    """`length` bytes that nobody else has; a shorter pattern is the start of a longer one."""
+    return random.Random(seed).randbytes(-(-length // 4) * 4)[:length]
 
 
 class Order(NamedTuple):

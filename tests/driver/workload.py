@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
+import io
 import json
 import mmap
 import os
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pyharness.client.abi import AZURE_BLOB_IOCTL, MAX_PAGES, AzBlobRequestSync
+from pyharness.client.blob import BlobClient, BlobServiceError
+from pyharness.client.device import BlobDevice, HostError
 from tests.driver.pattern import ORDER_SIZE, Order, pattern
 
 PAGE = mmap.PAGESIZE
@@ -724,3 +728,106 @@ def wait_until_unpinned(device: str, timeout_s: float = 30.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{pinned_pages()} pages are still pinned")
         time.sleep(0.01)
+
+
+# -- the client
+
+
+def blob_put(node: str, path: str, seed: int, size: int, chunk: int) -> tuple[int, str, list[int]]:
+    """Upload a pattern from a stream; returns what the client says of it, and the progress that it told."""
+    told: list[int] = []
+    with BlobDevice(node) as device:
+        client = BlobClient(device, chunk_bytes=chunk)
+        done = client.put(path, io.BytesIO(pattern(seed, size)), progress=lambda at, total: told.append(at))
+    return done.size, done.sha256, told
+
+
+def blob_get(node: str, path: str, chunk: int, sink: str) -> tuple[int, str, str]:
+    """Download into a file; returns what the client says of it, and the hash of the file."""
+    with BlobDevice(node) as device:
+        done = BlobClient(device, chunk_bytes=chunk).get(path, Path(sink))
+    found = hashlib.sha256(Path(sink).read_bytes()).hexdigest()
+    Path(sink).unlink()
+    return done.size, done.sha256, found
+
+
+def blob_file_round_trip(node: str, path: str, size: int, chunk: int) -> str:
+    """Upload a file by its path, look at it, download, delete it; returns what went wrong."""
+    source, sink = Path("/tmp/source"), Path("/tmp/sink")
+    source.write_bytes(pattern(size, size))
+    with BlobDevice(node) as device:
+        client = BlobClient(device, chunk_bytes=chunk)
+        put = client.put(path, source)
+        head = client.head(path)
+        got = client.get(path, sink)
+        client.delete(path)
+        try:
+            client.get(path, None)
+            return "a deleted blob can be read"
+        except BlobServiceError as error:
+            if (error.status, error.code) != (404, "BlobNotFound"):
+                return str(error)
+    if source.read_bytes() != sink.read_bytes():
+        return "the files differ"
+    source.unlink()
+    sink.unlink()
+    if not put.size == got.size == head.length == size or put.sha256 != got.sha256 or put.etag != head.headers["etag"]:
+        return f"{put} {got} {head}"
+    return ""
+
+
+def blob_get_failure(node: str, path: str, chunk: int, sink: str) -> tuple[int, str, bool]:
+    """The service's status, its code, and whether anything is left in the sink's directory."""
+    directory = Path(sink).parent
+    directory.mkdir(exist_ok=True)
+    try:
+        blob_get(node, path, chunk, sink)
+    except BlobServiceError as error:
+        return error.status, error.code, any(directory.iterdir())
+    return 0, "", any(directory.iterdir())
+
+
+def blob_clients(node: str, count: int, size: int) -> None:
+    """Threads that share one BlobDevice and its pool, each with a blob of its own."""
+    with BlobDevice(node) as device:
+        client = BlobClient(device, chunk_bytes=100_000)
+
+        def run(seed: int) -> None:
+            content = pattern(seed, size + seed)
+            for turn in range(3):
+                path = f"/many/{seed}-{turn}"
+                put = client.put(path, content)
+                sink = io.BytesIO()
+                got = client.get(path, sink)
+                assert sink.getvalue() == content
+                assert put.sha256 == got.sha256
+                client.delete(path)
+
+        _in_threads(count, run)
+
+
+def client_failure(node: str, kind: str) -> str:
+    """The exception's name that the client raises for an errno that the driver gives."""
+    with BlobDevice(node) as device:
+        try:
+            if kind == "too many pages":
+                device.request(b"head", data_in=bytearray(33 << 20))
+            elif kind == "no response buffer":
+                device.request(b"head", response_size=0)
+            else:
+                device.request(b"head").check()
+        except (OSError, HostError) as error:
+            return type(error).__name__
+    return ""
+
+
+def client_in_place(node: str) -> tuple[bool, bool]:
+    """Whether a request works in the caller's own bytearray, and leaves bytes (which cannot change) alone."""
+    order = Order(1, 5000, 3, 5000, 4, 10)
+    with BlobDevice(node) as device:
+        own = bytearray(pattern(1, 5000))
+        device.request(order.pack(), data_out=own, response_size=10).check()
+        constant = pattern(1, 5000)
+        device.request(order.pack(), data_out=constant, response_size=10).check()
+        answer = device.request(order.pack(), data_out=constant, data_in=own, response_size=10).check()
+        return own == pattern(3, 5000) and answer.head == pattern(4, 10), constant == pattern(1, 5000)
