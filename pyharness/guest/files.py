@@ -25,3 +25,8 @@ def piece(path: str, offset: int, size: int) -> bytes:
     with Path(path).open("rb", buffering=0) as source:
         source.seek(offset)
         return source.read(size)
+
+
+def exists(path: str) -> bool:
+    """Whether there is something at `path`."""
+    return Path(path).exists()

@@ -75,25 +75,31 @@ class GuestConnection(Connection):  # type: ignore[misc]
         with self._one_call:
             try:
                 return super().sync_request(handler, *args)
-            except (EOFError, OSError) as error:
-                if (trace := getattr(error, "_remote_tb", None)) is None:
-                    raise self._explain(error) from error
-                if not isinstance(error, OSError):
+            except Exception as error:
+                trace = vars(error).pop("_remote_tb", None)
+                if trace is not None:
+                    _tidy(error)
+                    error.add_note(f"in the guest:\n{trace}")
                     raise
-                # rpyc's copy has a second file name "None" and strings in place of its methods.
-                copy = OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(*error.args)
-        copy.add_note(f"in the guest:\n{trace}")
-        raise copy
-
-    def _explain(self, error: EOFError | OSError) -> HarnessError:
-        if isinstance(error, TimeoutError):
-            return TimedOut(f"a call into the guest did not return in {self._config['sync_request_timeout']:g} s")
-        return self.lost()
+                if isinstance(error, TimeoutError):
+                    seconds = self._config["sync_request_timeout"]
+                    raise TimedOut(f"a call into the guest did not return in {seconds:g} s") from error
+                if isinstance(error, EOFError | OSError):
+                    raise self.lost() from error
+                raise
 
     def close(self) -> None:
         """Hang up without a word: a port does not tell when the other side has closed it, so no answer would come."""
         if not self.closed:
             self._cleanup()
+
+
+def _tidy(error: Exception) -> None:
+    """Undo what rpyc's copying does to an exception: strings in place of methods, and a second file name "None"."""
+    for name in [name for name in vars(error) if callable(getattr(type(error), name, None))]:
+        delattr(error, name)
+    if isinstance(error, OSError) and error.filename2 is None:
+        del error.filename2
 
 
 class _HostService(VoidService):  # type: ignore[misc]
@@ -194,6 +200,8 @@ class Guest:
         self._log_lock = threading.Lock()
         self._log_reader = self._own("kernel").LogReader()
         self._uevents: Any = None
+        self.booted = len(self.dmesg())
+        """Number of messages in the kernel's log when the guest was ready."""
 
     def close(self) -> None:
         """Hang up."""
@@ -250,11 +258,11 @@ class Guest:
             self._log += [KernelMessage(level, microseconds / 1e6, text) for level, microseconds, text in news]
             return self._log[start:]
 
-    def warnings(self, start: int = 0) -> list[KernelMessage]:
-        """The messages of level warning or worse from message number `start` on, without those known to be harmless."""
+    def warnings(self, start: int | None = None) -> list[KernelMessage]:
+        """Messages of level warning or worse, less the harmless, since the guest was ready or from `start` on."""
         return [
             message
-            for message in self.dmesg(start)
+            for message in self.dmesg(self.booted if start is None else start)
             if message.level <= _WARNING and not any(harmless in message.text for harmless in HARMLESS)
         ]
 
@@ -272,6 +280,8 @@ class Guest:
 
     def wait_for_node(self, path: str, timeout_s: float, *, present: bool = True) -> None:
         """Wait until the device node `path` is there, or gone. Raises TimedOut."""
+        if self._own("files").exists(path) == present:
+            return
         if self._uevents is None:
             self._uevents = self._own("uevents").UeventWatch()
         what = f"{path} to {'appear' if present else 'go'}"

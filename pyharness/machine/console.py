@@ -108,7 +108,7 @@ class Console:
             os.close(slave)
             self._started.set()
         try:
-            with self.log.open("wb") as log:
+            with self.log.open("wb", buffering=0) as log:
                 self._read(fdspawn(master, timeout=None), log.write)
         finally:
             self._process.kill()

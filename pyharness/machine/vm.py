@@ -68,7 +68,8 @@ class Machine:
         self.config = config
         self.state = State.NEW
         self._change = threading.RLock()
-        self._failure: HarnessError | None = None
+        self.failure: HarnessError | None = None
+        """What ended the machine, if something did."""
         self._run_dir: RunDir | None = None
         self._console: Console | None = None
         self._qmp: Qmp | None = None
@@ -133,8 +134,8 @@ class Machine:
 
     def check(self) -> None:
         """Raise what ended the machine, if anything did."""
-        if self._failure:
-            raise self._failure
+        if self.failure:
+            raise self.failure
 
     @property
     def console(self) -> Console:
@@ -197,8 +198,8 @@ class Machine:
         with self._change:
             if self.state is State.STOPPED:
                 return
-            self._failure = self._verdict(console)
-            self.state = State.CRASHED if isinstance(self._failure, GuestCrashed) else State.FAILED
+            self.failure = self._verdict(console)
+            self.state = State.CRASHED if isinstance(self.failure, GuestCrashed) else State.FAILED
         if self._agent:
             # Whoever waits for an answer of the agent is woken up.
             with suppress(OSError):
@@ -241,7 +242,7 @@ class Machine:
         """Why the agent no longer answers."""
         if self._console and self.state is not State.STOPPED:
             self._console.wait_end(_VERDICT_TIMEOUT_S)
-        return self._failure or HarnessError(
+        return self.failure or HarnessError(
             "the guest's agent hung up", detail=self._console.tail() if self._console else ""
         )
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Artifacts and machines for the tests, and the exit code that tells a crashed guest from a failed test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.kernels import DEFAULT_KERNEL
+from pyharness.artifacts.prepare import Prepared, prepare
+from pyharness.errors import Exit, GuestCrashed
+from pyharness.machine.accel import choose_accelerator
+from pyharness.machine.config import BlobDevice, MachineConfig
+from pyharness.machine.vm import Machine
+from pyharness.progress import Progress
+from tests.devices import NULL_DEVICE, SERVED_DEVICE
+
+_crashed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.excinfo and isinstance(call.excinfo.value, GuestCrashed):
+        node.config.stash[_crashed] = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(_crashed, False):
+        session.exitstatus = Exit.GUEST_CRASH
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Prepared:
+    """The kernel, modules, QEMU and root image that `pyharness test --kernel` chose."""
+    return prepare(os.environ.get("PYHARNESS_KERNEL", DEFAULT_KERNEL), Cache.open(), Progress(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def config(prepared: Prepared) -> MachineConfig:
+    """A machine without devices; `dataclasses.replace` makes others of it."""
+    return MachineConfig(
+        kernel=prepared.kernel,
+        qemu=prepared.qemu,
+        root_image=prepared.root_image,
+        accelerator=choose_accelerator(),
+    )
+
+
+@dataclass
+class SharedMachine:
+    """One machine for the whole session; a test that crashed it does not fail the next."""
+
+    config: MachineConfig
+    machine: Machine | None = None
+
+    def running(self) -> Machine:
+        if self.machine and self.machine.failure:
+            self.stop()
+        if self.machine is None:
+            self.machine = Machine(self.config)
+            self.machine.start()
+        return self.machine
+
+    def stop(self) -> None:
+        if self.machine:
+            self.machine.stop()
+            self.machine = None
+
+
+@pytest.fixture(scope="session")
+def shared_machine(config: MachineConfig) -> Iterator[SharedMachine]:
+    shared = SharedMachine(
+        MachineConfig(
+            kernel=config.kernel,
+            qemu=config.qemu,
+            root_image=config.root_image,
+            accelerator=config.accelerator,
+            blob_devices=(BlobDevice(SERVED_DEVICE), BlobDevice(NULL_DEVICE, backend=False)),
+            vpci_companion=True,
+        )
+    )
+    try:
+        yield shared
+    finally:
+        shared.stop()
+
+
+@pytest.fixture
+def machine(shared_machine: SharedMachine) -> Iterator[Machine]:
+    """The session's machine; the test fails when the kernel warned during it."""
+    machine = shared_machine.running()
+    messages, splats = len(machine.guest.dmesg()), len(machine.console.warnings)
+    yield machine
+    machine.check()
+    assert not machine.console.warnings[splats:], machine.console.warnings[splats].text
+    assert machine.guest.warnings(messages) == []
