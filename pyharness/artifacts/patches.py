@@ -36,6 +36,7 @@ def lay_over(tree: Path, state: Path, own: Mapping[str, Path], patches: Sequence
     originals, stage, listing = state / "originals", state / "stage", state / "overlay.json"
     if stage.exists():
         shutil.rmtree(stage)
+    stage.mkdir()
     before = set(json.loads(listing.read_text())) if listing.exists() else set()
     patched = {name for patch in patches for name in re.findall(r"^(?:---|\+\+\+) [ab]/(\S+)", patch.read_text(), re.M)}
     for name in patched | own.keys():

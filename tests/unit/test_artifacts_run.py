@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Running tools: no process outlives its runner, and every way to fail names its cause."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pyharness.artifacts.run import CommandFailed, run
+from pyharness.errors import HarnessError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until the process has ended; a zombie that nobody reaps has ended too. The suite's time-out is the bound."""
+    stat = Path(f"/proc/{pid}/stat")
+    while True:
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        time.sleep(0.01)
+
+
+def test_output_log_and_lines(tmp_path: Path) -> None:
+    heard: list[str] = []
+    log = tmp_path / "log"
+    argv = ["sh", "-c", "echo one; echo two >&2; echo $GREETING"]
+    assert run(argv, log=log, on_line=heard.append, env={"GREETING": "three"}) == ["one", "two", "three"]
+    assert heard == ["one", "two", "three"]
+    assert log.read_text() == "one\ntwo\nthree\n"
+
+
+def test_failure_holds_the_last_lines() -> None:
+    with pytest.raises(CommandFailed, match="sh failed with status 3") as caught:
+        run(["sh", "-c", "seq 1000; exit 3"])
+    assert caught.value.status == 3
+    assert caught.value.output[-1] == "1000"
+    assert len(caught.value.output) < 100
+
+
+def test_status_127_of_a_tool_is_not_a_missing_tool() -> None:
+    with pytest.raises(CommandFailed, match="status 127"):
+        run(["sh", "-c", "exit 127"])
+
+
+def test_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("pyharness.artifacts.run", fromlist=["x"]).PACKAGE_OF, "no-such-tool", "its-package")
+    with pytest.raises(HarnessError, match="no-such-tool is not installed") as caught:
+        run(["no-such-tool"])
+    assert "its-package" in caught.value.mend
+
+
+def test_full_disk_is_an_oserror() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(["sh", "-c", "echo x | cat >/dev/full"])
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_ctrl_c_kills_the_whole_group() -> None:
+    pids: list[int] = []
+
+    def interrupt(line: str) -> None:
+        pids.extend(int(word) for word in line.split())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", "sleep 1000 & child=$!; echo $$ $child; wait"], on_line=interrupt)
+    assert len(pids) == 2
+    for pid in pids:
+        wait_until_gone(pid)
+
+
+def test_a_tool_that_ignores_sigterm_is_killed() -> None:
+    pids: list[int] = []
+
+    def interrupt(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 1; done"], on_line=interrupt)
+    wait_until_gone(pids[0])
+
+
+def test_a_killed_runner_takes_its_tool_along() -> None:
+    program = "from pyharness.artifacts.run import run; run(['sh', '-c', 'echo $$; exec sleep 1000'], on_line=print)"
+    runner = subprocess.Popen(
+        [sys.executable, "-u", "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    assert runner.stdout is not None
+    pid = int(runner.stdout.readline())
+    runner.kill()
+    runner.wait()
+    wait_until_gone(pid)
