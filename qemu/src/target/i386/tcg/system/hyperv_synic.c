@@ -89,9 +89,13 @@ static void update_overlays(CPUState *cs, run_on_cpu_data data)
     BQL_LOCK_GUARD();
     hyperv_x86_synic_update(X86_CPU(cs));
     if (data.target_ptr) {
-        /* a message left there would block its slot for good */
+        /*
+         * A message that a former user of the SynIC left unread (kexec) would
+         * block its slot for good.  Nor will anybody acknowledge it.
+         */
         address_space_set(&address_space_memory, data.target_ptr, 0,
                           TARGET_PAGE_SIZE, MEMTXATTRS_UNSPECIFIED);
+        hyperv_synic_acked(cs, UINT16_MAX);
     }
 }
 
