@@ -20,5 +20,9 @@ def execute(args: argparse.Namespace) -> Exit:
     """Remove the build directory and, if asked, the cache."""
     shutil.rmtree(repository.BUILD, ignore_errors=True)
     if args.cache:
-        Cache.open().clear()
+        cache = Cache.open()
+        cache.forget()
+        kept = [entry for entry in cache.entries() if not cache.remove(entry)]
+        for entry in kept:
+            print(f"kept {entry.kind}/{entry.key}: a run uses it now")
     return Exit.OK

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Open a shell in a guest with the patched hv_vmbus and the driver loaded, and a VSP with an empty store attached.
+
+Python in the guest finds the client library (`import pyharness.client`). Leave with exit or Ctrl-D; the guest ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.prepare import prepare
+from pyharness.commands import options
+from pyharness.errors import Exit, UsageError
+from pyharness.machine.accel import choose_accelerator
+from pyharness.progress import Progress
+from pyharness.rig import NODE, rig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `pyharness shell`."""
+    options.add_kernel(parser)
+
+
+def execute(args: argparse.Namespace) -> Exit:
+    """Boot, then give the terminal to the guest."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the shell needs a terminal", mend="run it from one; for scripts there is `pyharness run`")
+    progress = Progress()
+    accelerator = choose_accelerator()
+    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
+    prepared = prepare(args.kernel, Cache.open(), progress)
+    with rig(prepared, accelerator, progress) as running:
+        progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
+        running.machine.interact()
+    return Exit.OK

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The whole thing running: a guest with both modules loaded, and a VSP attached to its device."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyharness.artifacts.modules import Modules
+from pyharness.artifacts.prepare import Prepared
+from pyharness.errors import CheckFailed
+from pyharness.machine.accel import Accelerator
+from pyharness.machine.config import BlobDevice, MachineConfig
+from pyharness.machine.vm import Machine
+from pyharness.progress import Progress
+from pyharness.vsp.backends.memory import MemoryBackend
+from pyharness.vsp.server import VspServer
+
+INSTANCE = uuid.UUID("0c9d2a6e-2f3b-4f8e-9a53-6d5f5b1e0a01")
+"""The VMBus instance GUID of the rig's device."""
+
+VMBUS, DRIVER = "hv_vmbus", "hv_azure_blob"
+NODE = "/dev/azure_blob"
+_NODE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A guest whose `/dev/azure_blob` is served by `vsp`."""
+
+    machine: Machine
+    vsp: VspServer
+    modules: Modules
+
+    def load(self) -> None:
+        """Load the patched hv_vmbus and the driver, and wait for the node.
+
+        Raises CheckFailed with the kernel's log when a module does not load, TimedOut when no node appears.
+        """
+        for module in (self.modules.vmbus, self.modules.driver):
+            with _kernel_verdict(f"{module.name} does not load"):
+                self.machine.guest.insmod(module)
+        self.machine.guest.wait_for_node(NODE, _NODE_TIMEOUT_S)
+
+    def unload(self) -> None:
+        """Unload both modules. Raises CheckFailed when one is in use."""
+        for name in (DRIVER, VMBUS):
+            with _kernel_verdict(f"{name} does not unload"):
+                self.machine.guest.rmmod(name)
+
+    def pending_requests(self) -> list[str]:
+        """The requests that the driver has in hand, as debugfs lists them."""
+        path = self.machine.guest.module("pathlib").Path(f"/sys/kernel/debug/{DRIVER}/{INSTANCE}/pending_requests")
+        lines = str(path.read_text()).splitlines()
+        return [line for line in lines if not line.startswith("#")]
+
+
+@contextmanager
+def _kernel_verdict(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckFailed(f"{what}: {error.strerror}", detail="\n".join(getattr(error, "__notes__", ()))) from error
+
+
+@contextmanager
+def rig(prepared: Prepared, accelerator: Accelerator, progress: Progress) -> Iterator[Rig]:
+    """Boot, attach a VSP with an empty object store, and load the modules; nothing is left running afterwards."""
+    config = MachineConfig(
+        kernel=prepared.kernel,
+        qemu=prepared.qemu,
+        root_image=prepared.root_image,
+        accelerator=accelerator,
+        blob_devices=(BlobDevice(INSTANCE),),
+    )
+    machine = Machine(config)
+    try:
+        with progress.stage("boot"):
+            machine.start()
+        with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
+            running = Rig(machine, vsp, prepared.modules)
+            with progress.stage("load"):
+                running.load()
+            yield running
+    finally:
+        machine.stop()
