@@ -81,7 +81,7 @@ struct HvAzureBlob {
     uint16_t epoch;
     /* the guest's ring may hold packets that a limit kept us from reading */
     bool stalled;
-    /* the guest gave us a ring that cannot be written: silence until it closes */
+    /* the guest's ring cannot be written: silence until it is closed */
     bool ring_broken;
 
     uint64_t in_flight[AZURE_BLOB_MAX_IN_FLIGHT];   /* oldest first */
@@ -101,6 +101,11 @@ static VMBusChannel *blob_channel(HvAzureBlob *s)
 static bool blob_channel_open(HvAzureBlob *s)
 {
     return vmbus_channel_is_open(blob_channel(s));
+}
+
+static const char *blob_name(HvAzureBlob *s)
+{
+    return object_get_canonical_path_component(OBJECT(s));
 }
 
 static bool blob_connected(HvAzureBlob *s)
@@ -158,8 +163,8 @@ static bool blob_try_send(HvAzureBlob *s, uint64_t transaction_id,
                                  wants_completion, transaction_id);
     }
     if (ret < 0) {
-        error_report("%s: the guest's ring is unusable: %s",
-                     TYPE_HV_AZURE_BLOB, strerror(-ret));
+        error_report("%s %s: the guest's ring is unusable: %s",
+                     TYPE_HV_AZURE_BLOB, blob_name(s), strerror(-ret));
         s->ring_broken = true;
         s->num_dropped++;
     }
@@ -284,7 +289,8 @@ static void G_GNUC_PRINTF(2, 3) blob_drop(HvAzureBlob *s, const char *why, ...)
     va_start(ap, why);
     reason = g_strdup_vprintf(why, ap);
     va_end(ap);
-    error_report("%s: dropped the backend: %s", TYPE_HV_AZURE_BLOB, reason);
+    error_report("%s %s: dropped the backend: %s", TYPE_HV_AZURE_BLOB,
+                 blob_name(s), reason);
     blob_hang_up(s);
 }
 
@@ -295,7 +301,7 @@ static void blob_drop_bh(void *opaque)
     qemu_chr_fe_disconnect(&s->chr);
 }
 
-/* Append a frame to the output; returns its zeroed payload to be filled in */
+/* Append a frame to the output; returns its payload, all to be filled in */
 static void *blob_frame(HvAzureBlob *s, AzureBlobFrameType type, uint32_t len)
 {
     AzureBlobFrame *frame;
@@ -503,9 +509,9 @@ static void blob_say_hello(HvAzureBlob *s)
         return;
     }
     if (!walk.num_fds) {
-        warn_report("%s: no guest memory is shared (memory-backend-memfd,"
+        warn_report("%s %s: no guest memory is shared (memory-backend-memfd,"
                     "share=on): the backend cannot reach any",
-                    TYPE_HV_AZURE_BLOB);
+                    TYPE_HV_AZURE_BLOB, blob_name(s));
     }
 
     hello = blob_frame(s, AZURE_BLOB_FRAME_HELLO, sizeof(*hello) +
@@ -730,7 +736,6 @@ static int blob_open_channel(VMBusChannel *chan)
     if (!++s->epoch) {
         s->epoch = 1;
     }
-    s->stalled = false;
     s->ring_broken = false;
     blob_send_channel(s, true);
     return 0;
@@ -741,6 +746,7 @@ static void blob_close_channel(VMBusChannel *chan)
     HvAzureBlob *s = HV_AZURE_BLOB(vmbus_channel_device(chan));
 
     blob_forget(s);
+    s->stalled = false;
     blob_send_channel(s, false);
 }
 
@@ -820,8 +826,8 @@ static int blob_pre_save(void *opaque)
     HvAzureBlob *s = opaque;
 
     if (s->num_in_flight || s->num_queued) {
-        error_report("%s: cannot save with %u requests in flight and %u "
-                     "packets queued", TYPE_HV_AZURE_BLOB,
+        error_report("%s %s: cannot save with %u requests in flight and %u "
+                     "packets queued", TYPE_HV_AZURE_BLOB, blob_name(s),
                      s->num_in_flight, s->num_queued);
         return -EBUSY;
     }
@@ -866,12 +872,12 @@ static void hv_azure_blob_class_init(ObjectClass *klass, void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     VMBusDeviceClass *vdc = VMBUS_DEVICE_CLASS(klass);
+    HvAzureBlobClass *bdc = HV_AZURE_BLOB_CLASS(klass);
 
     dc->desc = "Azure Blob VMBus device with a backend on a socket";
     dc->vmsd = &vmstate_hv_azure_blob;
     device_class_set_props(dc, blob_properties);
-    device_class_set_parent_realize(dc, blob_realize,
-                                    &HV_AZURE_BLOB_CLASS(klass)->parent_realize);
+    device_class_set_parent_realize(dc, blob_realize, &bdc->parent_realize);
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
 
     qemu_uuid_parse("0590b792-db64-45cc-81db-b8d70c577c9e", &vdc->classid);

@@ -18,7 +18,7 @@
 #define AZURE_BLOB_MAX_IN_FLIGHT        1024
 #define AZURE_BLOB_MAX_QUEUED_PACKETS   4096
 
-/* The answer to requests that have no backend: STATUS_CONNECTION_DISCONNECTED */
+/* STATUS_CONNECTION_DISCONNECTED: answers requests that have no backend */
 #define AZURE_BLOB_STATUS_DISCONNECTED  0xC000020C
 
 typedef enum AzureBlobFrameType {
