@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import threading
@@ -115,12 +116,16 @@ class Connection:
             finally:
                 self._send_lock.release()
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent. The device hangs up once it has read all, which it may not on `shut`."""
+        self.flush()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
     def shut(self) -> None:
         """End the connection from any thread; the reading thread sees the device hang up."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
 
     def close(self) -> None:
         """Give the socket back; only after the reading thread has ended."""

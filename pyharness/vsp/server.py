@@ -28,6 +28,8 @@ Behaviour = Callable[[VspRequest], bool | None]
 
 _CONNECT_INTERVAL_S = 0.02
 _JOIN_TIMEOUT_S = 30.0
+_FINISH_TIMEOUT_S = 2.0
+"""How long a device may take to read the last packets; one whose guest is stopped never does."""
 _KEPT_ERRORS = 256
 _FLUSH_BYTES = 256 << 10
 
@@ -152,14 +154,20 @@ class VspServer:
         return self.in_flight
 
     def disconnect(self) -> None:
-        """Detach; the device answers what is in flight by itself. Does nothing when not started."""
+        """Detach once the device has what was sent; it answers what is in flight by itself.
+
+        Does nothing when not started. Raises TimedOut when a backend or behaviour does not return.
+        """
         with self._changed:
             self._stopping = True
             connection, thread = self._connection, self._thread
             self._changed.notify_all()
-        if connection is not None:
-            connection.shut()
         if thread is not None and thread is not threading.current_thread():
+            if connection is not None:
+                if self.attached:
+                    connection.finish()
+                    thread.join(_FINISH_TIMEOUT_S)
+                connection.shut()
             thread.join(_JOIN_TIMEOUT_S)
             if thread.is_alive():
                 raise TimedOut("the VSP's thread does not end", mend="look for a backend or behaviour that blocks")
@@ -307,6 +315,8 @@ class VspServer:
         connection.flush()
         try:
             for frame_type, payload in connection.frames():
+                if self._stopping:
+                    continue
                 if frame_type == FrameType.REQUEST:
                     self._take_request(session, frames.Request.parse(payload))
                 elif frame_type == FrameType.CHANNEL:

@@ -289,8 +289,8 @@ def test_random_garbage_never_kills_silently(peer: DevicePeer) -> None:
     ]
     for turn in range(60):
         if turn:
-            server.disconnect()
             peer.hang_up()
+            server.disconnect()
         server.start()
         peer.handshake()
         server.wait_attached()
@@ -308,6 +308,7 @@ def test_random_garbage_never_kills_silently(peer: DevicePeer) -> None:
                 peer.send_raw(frame)
             except OSError:
                 break
+    peer.hang_up()
     server.close()
     assert {type(error.error) for error in server.errors} <= {ProtocolError}
     assert 0 < server.counters.violations < 60
@@ -390,6 +391,15 @@ def test_late_answer_after_reconnect_goes_nowhere(peer: DevicePeer, server: VspS
     server.behaviour = None
     assert peer.call(b"new").completion.error == 0
     assert not peer.unmatched
+
+
+def test_what_was_sent_before_a_disconnect_arrives(peer: DevicePeer, server: VspServer) -> None:
+    server.behaviour = lambda request: True
+    futures = [peer.post(HEADER.pack(), PAGES) for _ in range(300)]
+    for request in server.wait_in_flight(300):
+        request.complete()
+    server.disconnect()
+    assert [completion(future.result(20)).error for future in futures] == [0] * 300
 
 
 def test_not_attached(tmp_path: Path) -> None:
@@ -480,12 +490,10 @@ def test_close_leaves_nothing(peer: DevicePeer) -> None:
     for _ in range(5):
         server = VspServer(peer.path, Echo(), workers=2, attach_timeout_s=20)
         server.start()
-        peer.handshake()
+        peer.serve()
         server.wait_attached()
-        peer.post(HEADER.pack(), PAGES)
-        peer.receive_frame()
+        peer.post(HEADER.pack(), PAGES).result(20)
         server.close()
-        assert peer.backend_hung_up()
         peer.hang_up()
     assert (threading.active_count(), open_fds(), mappings()) == before
 

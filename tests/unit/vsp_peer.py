@@ -196,7 +196,10 @@ class DevicePeer:
                 if future is not None:
                     future.set_result(packet)
         except (EOFError, OSError):
-            return
+            # The device hangs up when its backend has nothing more to say.
+            assert self.socket is not None
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
 
     def post(
         self,
