@@ -207,7 +207,9 @@ def _package_directory(name: str) -> Path:
 def _compile_python(root: Path, *paths: Path) -> None:
     """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts."""
     (library,) = (root / "usr" / "lib").glob("python3.*")
-    loader = [f"{root}/usr/lib64/ld-linux-x86-64.so.2", "--library-path", f"{root}/usr/lib/x86_64-linux-gnu"]
+    libraries = root / "usr" / "lib" / "x86_64-linux-gnu"
+    # Not by its name in lib64: that link is absolute and leads to the host's loader.
+    loader = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", str(libraries)]
     python = [*loader, f"{root}/usr/bin/{library.name}", "-S"]
-    compileall = ["-m", "compileall", "-q", "-j2", "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/"]
+    compileall = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/"]
     run([*python, *compileall, *paths], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})
