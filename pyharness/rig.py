@@ -33,6 +33,8 @@ class Rig:
     machine: Machine
     vsp: VspServer
     modules: Modules
+    boot_messages: int
+    """How many messages the kernel had logged before the modules were loaded."""
 
     def load(self) -> None:
         """Load the patched hv_vmbus and the driver, and wait for the node.
@@ -49,6 +51,10 @@ class Rig:
         for name in (DRIVER, VMBUS):
             with _kernel_verdict(f"{name} does not unload"):
                 self.machine.guest.rmmod(name)
+
+    def warnings(self) -> list[str]:
+        """The kernel's warnings since the modules were loaded: those of the boot are the platform's."""
+        return [str(message) for message in self.machine.guest.warnings(self.boot_messages)]
 
     def pending_requests(self) -> list[str]:
         """The requests that the driver has in hand, as debugfs lists them."""
@@ -80,7 +86,7 @@ def rig(prepared: Prepared, accelerator: Accelerator, progress: Progress) -> Ite
         with progress.stage("boot"):
             machine.start()
         with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
-            running = Rig(machine, vsp, prepared.modules)
+            running = Rig(machine, vsp, prepared.modules, len(machine.guest.dmesg()))
             with progress.stage("load"):
                 running.load()
             yield running

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -79,12 +80,13 @@ def execute(args: argparse.Namespace) -> Exit:
 
 
 def _examine(file: Path) -> None:
+    mend = "name a file that you can read"
     try:
-        with file.open("rb") as stream:
-            stream.read(1)
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UsageError(f"cannot read {file}: not a regular file", mend=mend)
+        file.open("rb").close()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"cannot read {file}: {reason}", mend="name a file that you can read") from error
+        raise UsageError(f"cannot read {file}: {(error.strerror or str(error)).lower()}", mend=mend) from error
 
 
 @contextmanager
@@ -168,7 +170,7 @@ def _settle(running: Rig, report: Report, progress: Progress) -> None:
         raise CheckFailed(f"{len(pending)} requests are pending after the last answer", detail="\n".join(pending))
     with progress.stage("unload"):
         running.unload()
-    report.kernel_warnings = [str(message) for message in running.machine.guest.warnings()]
+    report.kernel_warnings = running.warnings()
     if report.kernel_warnings:
         count = len(report.kernel_warnings)
         raise CheckFailed(f"the guest's kernel gave {count} warnings", detail="\n".join(report.kernel_warnings))

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line: what a user gets wrong ends as one line with its mend and the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyharness import cli
+from pyharness.commands import check, clean, doctor
+from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
+
+NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("PYHARNESS_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def one_line(captured: str) -> str:
+    """The error line, after asserting that there is exactly one and that a mend follows it."""
+    lines = captured.splitlines()
+    assert "Traceback" not in captured
+    assert [line for line in lines if line.startswith("pyharness: ")] == [lines[-2]]
+    assert lines[-1].startswith("  mend: ")
+    return lines[-2]
+
+
+@pytest.mark.parametrize("command", [row.name for row in cli.SUBCOMMANDS])
+def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+@pytest.mark.parametrize("argv", [[], ["launch"], ["run", "--no-such-option"]])
+def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == Exit.USAGE
+    assert "usage: pyharness" in capsys.readouterr().err
+
+
+def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(tmp_path / "absent")]) == Exit.USAGE
+    assert "absent: no such file or directory" in one_line(capsys.readouterr().err)
+
+
+def test_directory_as_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(tmp_path)]) == Exit.USAGE
+    assert "not a regular file" in one_line(capsys.readouterr().err)
+
+
+def test_pipe_as_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not opened: that would wait for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.main(["run", str(tmp_path / "pipe")]) == Exit.USAGE
+    assert "not a regular file" in one_line(capsys.readouterr().err)
+
+
+def test_unreadable_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    secret.chmod(0)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.geteuid() and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    # Root reads everything, so ask as nobody.
+    privileged = os.geteuid() == 0
+    if privileged:
+        os.seteuid(NOBODY)
+    try:
+        status = cli.main(["run", str(secret)])
+    finally:
+        if privileged:
+            os.seteuid(0)
+    assert status == Exit.USAGE
+    assert "permission denied" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["run", "test", "build"])
+def test_unknown_kernel(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--kernel", "debian-2.4"]) == Exit.USAGE
+    captured = capsys.readouterr()
+    assert "debian-2.4" in one_line(captured.err)
+    assert "debian-6.12" in captured.err
+
+
+def test_report_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--json", str(tmp_path / "absent" / "out.json")]) == Exit.USAGE
+    assert "cannot write" in one_line(capsys.readouterr().err)
+
+
+def test_report_is_written_for_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.json"
+    assert cli.main(["run", "--kernel", "debian-2.4", "--json", str(path)]) == Exit.USAGE
+    report = json.loads(path.read_text())
+    assert report["verdict"] == "usage"
+    assert "debian-2.4" in report["error"]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+    capsys.readouterr()
+
+
+def test_shell_needs_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/null").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert cli.main(["shell"]) == Exit.USAGE
+    assert "terminal" in one_line(capsys.readouterr().err)
+
+
+def test_unknown_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--only", "astrology"]) == Exit.USAGE
+    assert "astrology" in one_line(capsys.readouterr().err)
+
+
+def test_no_apt(tmp_path: Path) -> None:
+    """A machine without apt is told so; nothing of the cache entry is left behind."""
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-m", "pyharness", "build"],
+        env={"PATH": str(tmp_path), "PYHARNESS_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.HARNESS
+    assert "apt" in one_line(done.stderr)
+    assert list((cache / "tmp").iterdir()) == []
+
+
+def test_no_disk_space(tmp_path: Path) -> None:
+    """A build on a file system that is too small says so before it starts. A user namespace lets anybody mount one."""
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs unprivileged user namespaces to mount a small file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    script = 'mount -t tmpfs -o size=4m tmpfs "$1" && PYHARNESS_CACHE="$1/cache" exec "$2" -m pyharness build'
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(small), sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.HARNESS
+    assert "disk space" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GuestCrashed("the guest crashed", mend="look", detail="BUG: splat"), Exit.GUEST_CRASH),
+        (TimedOut("no boot", mend="look", detail="last console line"), Exit.TIMEOUT),
+        (HarnessError("QEMU died", mend="look", detail="qemu: bad"), Exit.HARNESS),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), Exit.HARNESS),
+        (RuntimeError("a bug of ours"), Exit.HARNESS),
+    ],
+)
+def test_each_error_has_its_exit_code_and_shows_its_detail(
+    error: Exception, code: Exit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_args: Namespace) -> Exit:
+        raise error
+
+    monkeypatch.setattr(clean, "execute", fail)
+    assert cli.main(["clean"]) == code
+    captured = capsys.readouterr().err
+    one_line(captured)
+    if isinstance(error, HarnessError):
+        assert captured.startswith(error.detail)
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_args: Namespace) -> Exit:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "execute", interrupted)
+    assert cli.main(["check"]) == 128 + signal.SIGINT
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_doctor_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "debian-packages.txt").write_text("# wanted\ndpkg\nno-such-package-of-debian\n")
+    monkeypatch.setattr(doctor.repository, "ROOT", tmp_path)
+    assert cli.main(["doctor", "--json"]) == Exit.HARNESS
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert "1 of 2" in findings["packages"]["fact"]
+    assert findings["packages"]["mend"].endswith("no-such-package-of-debian")
+    assert findings["accelerator"]["fact"].partition(":")[0] in ("tcg", "kvm")
+
+
+def test_doctor_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    status = cli.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (status == Exit.OK) == all(line.startswith("ok ") for line in lines)
+
+
+def test_clean_removes_what_was_built(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = tmp_path / "build" / "logs"
+    logs.mkdir(parents=True)
+    monkeypatch.setattr(clean.repository, "BUILD", tmp_path / "build")
+    entry = own_cache / "entries" / "kernel" / "0123456789abcdef"
+    entry.mkdir(parents=True)
+    (entry / "vmlinuz").write_text("x")
+    assert cli.main(["clean"]) == Exit.OK
+    assert entry.exists()
+    assert not logs.exists()
+    assert cli.main(["clean", "--cache"]) == Exit.OK
+    assert not entry.exists()
