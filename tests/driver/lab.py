@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyharness.artifacts.modules import DRIVER, Modules
+from pyharness.guest.host import Guest
 from pyharness.machine.vm import Machine
 from pyharness.vsp.request import VspRequest
 from pyharness.vsp.server import VspServer
@@ -20,16 +23,13 @@ SECOND = uuid.UUID("7e1a0c52-91b4-4d07-8f1e-b10b00000002")
 NULL = uuid.UUID("7e1a0c52-91b4-4d07-8f1e-b10b00000003")
 """The device that has no backend."""
 
+_POLL_S = 0.05
 _GUEST_DIRECTORY = "/run/pyharness-tests"
 _SENT = ("__init__.py", "driver/__init__.py", "driver/pattern.py", "driver/workload.py")
-_MODULES_IN_GUEST = "/run/pyharness-modules"
 
 
 class OrderBackend:
     """Checks an upload against its seed and answers with the patterns that the order asks for."""
-
-    def __init__(self) -> None:
-        self.served = 0
 
     def handle(self, request: VspRequest) -> None:
         """A damaged upload raises, so the guest sees INTERNAL_ERROR and the test sees it in the server's errors."""
@@ -38,7 +38,6 @@ class OrderBackend:
             raise ValueError(f"the {order.out_len} uploaded bytes of seed {order.out_seed} have been damaged")
         request.data.write(pattern(order.in_seed, order.in_len))
         request.response.write(pattern(order.response_seed, order.response_len))
-        self.served += 1
         request.complete(response_len=order.response_len)
 
 
@@ -49,54 +48,57 @@ class Lab:
     machine: Machine
     first: VspServer
     second: VspServer
+    modules: Modules
     work: Any
     """Proxy of tests/driver/workload.py as imported in the guest."""
-    driver: str
-    """The module's file in the guest."""
+    tolerated: tuple[str, ...] = ()
+    """Parts of kernel warnings that the present test provokes."""
+
+    @property
+    def guest(self) -> Guest:
+        return self.machine.guest
 
     def node(self, instance: uuid.UUID = FIRST) -> str:
         """The device's node in the guest."""
         return str(self.work.nodes()[str(instance)])
 
-    def guest_module(self, name: str) -> Any:
-        """A module of the guest's Python."""
-        return self.machine.guest.module(name)
-
     def pending(self, instance: uuid.UUID = FIRST) -> list[list[str]]:
         """Rows of the device's pending_requests."""
         return [list(row) for row in self.work.pending(str(instance))]
 
+    def load(self) -> None:
+        """Load the driver and wait until its devices are in use."""
+        self.guest.insmod(self.modules.driver)
+        self.work.wait_for_nodes(3)
 
-def push(machine: Machine, content: bytes, path: str) -> None:
-    """Write a file in the guest."""
-    target = machine.guest.module("pathlib").Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-
-
-def push_workload(machine: Machine) -> Any:
-    """Send the guest's half of the tests and import it there."""
-    tests = Path(__file__).parent.parent
-    for name in _SENT:
-        push(machine, (tests / name).read_bytes(), f"{_GUEST_DIRECTORY}/tests/{name}")
-    machine.guest.module("sys").path.insert(0, _GUEST_DIRECTORY)
-    return machine.guest.module("tests.driver.workload")
+    def unload(self) -> None:
+        """Raises OSError as rmmod would fail."""
+        self.guest.rmmod(DRIVER)
 
 
 @contextmanager
-def lab_on(machine: Machine, vmbus: Path, driver: Path) -> Iterator[Lab]:
-    """Attach both VSPs, load the modules and wait for the nodes."""
+def lab_on(machine: Machine, modules: Modules) -> Iterator[Lab]:
+    """Attach both VSPs and load the modules."""
     with (
         VspServer(machine.vsp_socket(0), OrderBackend()) as first,
         VspServer(machine.vsp_socket(1), OrderBackend()) as second,
     ):
-        work = push_workload(machine)
-        for module in (vmbus, driver):
-            path = f"{_MODULES_IN_GUEST}/{module.name}"
-            push(machine, module.read_bytes(), path)
-            assert work.load(path) == 0
-        work.wait_for_nodes(3)
-        yield Lab(machine, first, second, work, path)
+        tests = Path(__file__).parent.parent
+        for name in _SENT:
+            machine.guest.push(tests / name, f"{_GUEST_DIRECTORY}/tests/{name}")
+        machine.guest.module("sys").path.insert(0, _GUEST_DIRECTORY)
+        work = machine.guest.module("tests.driver.workload")
+        lab = Lab(machine, first, second, modules, work)
+        machine.guest.insmod(modules.vmbus)
+        lab.load()
+        yield lab
+
+
+def outcome(child: Any) -> Any:
+    """What a process in the guest returns. It may take longer than one call into the guest may."""
+    while child.alive():
+        time.sleep(_POLL_S)
+    return child.value()
 
 
 def release(server: VspServer) -> None:

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.driver.lab import Lab
+from tests.driver.lab import Lab, outcome
 from tests.driver.pattern import ORDER_SIZE
 from tests.driver.workload import PAGE
 
@@ -51,14 +51,14 @@ def test_page_limit_and_one_page_over(lab: Lab, node: str) -> None:
 
 def test_one_hundred_threads(lab: Lab, node: str) -> None:
     served = lab.first.counters.requests
-    assert lab.work.clients_in_threads(node, 100, 20) == ""
+    assert outcome(lab.work.start("clients_in_threads", node, 100, 20)) == ""
     assert lab.first.counters.requests == served + 2000
     assert lab.pending() == []
 
 
 def test_one_hundred_processes(lab: Lab, node: str) -> None:
     served = lab.first.counters.requests
-    assert lab.work.clients_in_processes(node, 100, 20) == ""
+    assert outcome(lab.work.start("clients_in_processes", node, 100, 20)) == ""
     assert lab.first.counters.requests == served + 2000
     assert lab.pending() == []
 
@@ -81,7 +81,7 @@ FILE = "/tmp/target"
 
 @pytest.fixture
 def file(lab: Lab) -> str:
-    lab.guest_module("pathlib").Path(FILE).write_bytes(bytes(range(256)) * (2 * PAGE // 256))
+    lab.guest.push(bytes(range(256)) * (2 * PAGE // 256), FILE)
     return FILE
 
 

@@ -59,13 +59,14 @@ def test_malformed_completion_is_eio(lab: Lab, node: str, vsp: VspServer, payloa
         return True
 
     vsp.behaviour = answer
+    lab.tolerated = ("malformed completion",)
     error, status, length, response = lab.work.answer_of(node)
     assert (error, status, length, response) == (errno.EIO, 0, 0, bytes(64))
     vsp.behaviour = None
     assert lab.work.attempt_on(node) == 0
 
 
-@pytest.mark.parametrize("extra", [1, 4, 100, 4000])
+@pytest.mark.parametrize("extra", [1, 4, 100, 4084])
 def test_longer_completion_is_taken(lab: Lab, node: str, vsp: VspServer, extra: int) -> None:
     def answer(request: VspRequest) -> bool:
         request.complete_raw(Completion(5, 6).pack() + bytes(extra))
@@ -84,6 +85,8 @@ def test_length_field_of_a_completion_means_nothing(lab: Lab, node: str, vsp: Vs
     assert lab.work.answer_of(node)[:3] == (0, 0, 3)
 
 
+IGNORED = ("ignored the completion of unknown request", "ignored a packet of type", "callbacks suppressed")
+
 Stray = Callable[[VspRequest], None]
 STRAYS: dict[str, Stray] = {
     "unknown id": lambda request: request.complete_raw(bytes(12), transaction_id=999_999),
@@ -94,7 +97,7 @@ STRAYS: dict[str, Stray] = {
     "packet type 0": lambda request: request.complete_raw(bytes(12), packet_type=0),
     "packet type 65535": lambda request: request.complete_raw(bytes(12), packet_type=0xFFFF),
     "empty in-band packet": lambda request: request.complete_raw(b"", packet_type=6),
-    "4000 bytes": lambda request: request.complete_raw(bytes(4000), packet_type=6),
+    "4096 bytes": lambda request: request.complete_raw(bytes(4096), packet_type=6),
 }
 
 
@@ -105,6 +108,7 @@ def test_stray_packet_before_the_answer_is_ignored(lab: Lab, node: str, vsp: Vsp
         return request.complete(error=7)
 
     vsp.behaviour = answer
+    lab.tolerated = IGNORED
     assert lab.work.answer_of(node)[:3] == (0, 7, 0)
 
 
@@ -115,11 +119,13 @@ def test_second_completion_is_ignored(lab: Lab, node: str, vsp: VspServer) -> No
         return True
 
     vsp.behaviour = answer
+    lab.tolerated = IGNORED
     for _ in range(20):
         assert lab.work.answer_of(node)[:3] == (0, 7, 0)
 
 
 def test_packets_that_nobody_asked_for(lab: Lab, node: str, vsp: VspServer) -> None:
+    lab.tolerated = IGNORED
     for packet_type in (0, 1, 6, 7, 9, 11, 12, 0xFFFF):
         for transaction_id in (0, 1, 2**64 - 1):
             vsp.send_packet(b"unsolicited!", packet_type=packet_type, transaction_id=transaction_id)

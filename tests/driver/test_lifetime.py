@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from pyharness.vsp.server import VspServer
 from pyharness.vsp.wire import Status
 from tests.driver.lab import FIRST, NULL, SECOND, Lab, release
 
 
 def reload(lab: Lab) -> None:
-    assert lab.work.load(lab.driver) == 0
-    lab.work.wait_for_nodes(3)
+    lab.load()
     for server in (lab.first, lab.second):
         server.wait_channel()
+
+
+def assert_in_use(lab: Lab) -> None:
+    with pytest.raises(OSError) as caught:
+        lab.unload()
+    assert caught.value.errno == errno.EWOULDBLOCK, "what rmmod reports as in use"
 
 
 # -- killed callers
@@ -66,7 +73,7 @@ def test_unbind_and_bind(lab: Lab) -> None:
     try:
         lab.work.unbind(str(FIRST))
         assert str(FIRST) not in dict(lab.work.nodes())
-        assert not lab.guest_module("os").path.exists(node)
+        assert not lab.guest.module("os").path.exists(node)
         lab.first.wait_channel(is_open=False)
         assert lab.work.attempt(fd) == errno.ENODEV
         lab.work.bind(str(FIRST))
@@ -74,7 +81,7 @@ def test_unbind_and_bind(lab: Lab) -> None:
         assert lab.work.attempt(fd) == errno.ENODEV, "a dead file stays dead"
         assert lab.work.attempt_on(lab.node()) == 0
     finally:
-        lab.guest_module("os").close(fd)
+        lab.guest.module("os").close(fd)
 
 
 def test_unbind_with_a_request_in_flight(lab: Lab, node: str, vsp: VspServer) -> None:
@@ -158,17 +165,17 @@ def test_lowest_free_name_is_taken(lab: Lab) -> None:
 def test_unload_while_a_file_is_open(lab: Lab, node: str) -> None:
     fd = lab.work.hold_open(node)
     try:
-        assert lab.work.unload() == errno.EWOULDBLOCK, "as rmmod is told that a module is in use"
+        assert_in_use(lab)
         assert lab.work.attempt(fd) == 0
     finally:
-        lab.guest_module("os").close(fd)
+        lab.guest.module("os").close(fd)
 
 
 def test_unload_while_a_request_is_held(lab: Lab, node: str, vsp: VspServer) -> None:
     vsp.behaviour = lambda request: True
     waiter = lab.work.start("waiter", node, 80)
     vsp.wait_in_flight(1)
-    assert lab.work.unload() == errno.EWOULDBLOCK
+    assert_in_use(lab)
     release(vsp)
     assert waiter.failure() == ""
 
@@ -176,9 +183,9 @@ def test_unload_while_a_request_is_held(lab: Lab, node: str, vsp: VspServer) -> 
 def test_unload_and_load(lab: Lab) -> None:
     before = lab.work.pinned_pages()
     for turn in range(5):
-        assert lab.work.unload() == 0
+        lab.unload()
         assert dict(lab.work.nodes()) == {}
-        assert not lab.guest_module("os").path.exists("/sys/kernel/debug/hv_azure_blob")
+        assert not lab.guest.module("os").path.exists("/sys/kernel/debug/hv_azure_blob")
         lab.first.wait_channel(is_open=False)
         reload(lab)
         for instance in (FIRST, SECOND):
@@ -194,7 +201,7 @@ def test_unload_with_an_orphaned_request(lab: Lab, node: str, vsp: VspServer) ->
     vsp.wait_in_flight(1)
     waiter.kill()
     waiter.wait()
-    assert lab.work.unload() == 0
+    lab.unload()
     assert lab.work.pinned_pages() == before
     vsp.behaviour = None
     reload(lab)
@@ -202,11 +209,10 @@ def test_unload_with_an_orphaned_request(lab: Lab, node: str, vsp: VspServer) ->
 
 
 def test_load_while_no_backend_is_attached(lab: Lab, vsp: VspServer) -> None:
-    assert lab.work.unload() == 0
+    lab.unload()
     vsp.disconnect()
     try:
-        assert lab.work.load(lab.driver) == 0
-        lab.work.wait_for_nodes(3)
+        lab.load()
         assert lab.work.answer_of(lab.node())[:2] == (0, Status.CONNECTION_DISCONNECTED)
     finally:
         vsp.reconnect()

@@ -578,20 +578,6 @@ def hold_open(node: str) -> int:
     return os.open(node, os.O_RDWR)
 
 
-def load(path: str) -> int:
-    """finit_module; returns the errno."""
-    fd = os.open(path, os.O_RDONLY)
-    failed = libc.syscall(313, fd, b"", 0)
-    error = ctypes.get_errno() if failed else 0
-    os.close(fd)
-    return error
-
-
-def unload(name: str = DRIVER) -> int:
-    """delete_module as rmmod calls it; returns the errno."""
-    return ctypes.get_errno() if libc.syscall(176, name.encode(), os.O_NONBLOCK) else 0
-
-
 def wait_for_nodes(count: int, timeout_s: float = 30.0) -> None:
     """Wait until `count` nodes exist: probing is asynchronous to insmod."""
     deadline = time.monotonic() + timeout_s
