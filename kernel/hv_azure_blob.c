@@ -747,6 +747,12 @@ static int az_blob_open_channel(struct az_blob_device *dev)
 	channel->next_request_id_callback = vmbus_next_request_id;
 	channel->request_addr_callback = vmbus_request_addr;
 
+	/*
+	 * A packet that is longer than this is cut, and VMBus then loses its
+	 * place in the ring: it would read garbage in softirq for ever.
+	 */
+	channel->max_pkt_size = AZ_BLOB_RING_SIZE;
+
 	return vmbus_open(channel, AZ_BLOB_RING_SIZE, AZ_BLOB_RING_SIZE, NULL,
 			  0, az_blob_channel_callback, dev);
 }
