@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pyharness import cli
-from pyharness.commands import check, clean, doctor
+from pyharness import cli, repository
+from pyharness.commands import check, clean
 from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
 
 NOBODY = 65534
@@ -202,7 +202,7 @@ def test_doctor_names_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "debian-packages.txt").write_text("# wanted\ndpkg\nno-such-package-of-debian\n")
-    monkeypatch.setattr(doctor.repository, "ROOT", tmp_path)
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
     assert cli.main(["doctor", "--json"]) == Exit.HARNESS
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert "1 of 2" in findings["packages"]["fact"]
@@ -219,7 +219,7 @@ def test_doctor_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 def test_clean_removes_what_was_built(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs = tmp_path / "build" / "logs"
     logs.mkdir(parents=True)
-    monkeypatch.setattr(clean.repository, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(repository, "BUILD", tmp_path / "build")
     entry = own_cache / "entries" / "kernel" / "0123456789abcdef"
     entry.mkdir(parents=True)
     (entry / "vmlinuz").write_text("x")
