@@ -40,8 +40,8 @@ class Check:
     examine: Callable[[Path], Result]
 
 
-def _run(argv: list[str]) -> Result:
-    done = subprocess.run(argv, cwd=repository.ROOT, capture_output=True, text=True, check=False)
+def _run(argv: list[str], stdin: str = "") -> Result:
+    done = subprocess.run(argv, cwd=repository.ROOT, input=stdin, capture_output=True, text=True, check=False)
     output = (done.stdout + done.stderr).strip()
     return Result(Verdict.PASS) if done.returncode == 0 else Result(Verdict.FAIL, output)
 
@@ -82,20 +82,23 @@ def _checkpatch(kernel_source: Path) -> Result:
         "--max-line-length=100",
         f"--codespellfile={script.parent / 'spelling.txt'}",
     ]
-    results = [
-        _run([*base, "--file", *map(str, c_sources())]),
-        # The patches are unsigned until somebody sends them under their own name.
-        _run([*base, "--ignore=MISSING_SIGN_OFF", *map(str, patches())]),
-    ]
+    results = [_run([*base, "--file", *map(str, c_sources())])]
+    for patch in patches():
+        # Through a pipe: checkpatch takes a patch that git tracks for a source file. The patches are unsigned until
+        # somebody sends them under their own name.
+        verdict = _run([*base, "--no-signoff", "-"], (repository.ROOT / patch).read_text())
+        results.append(Result(verdict.verdict, f"{patch}: {verdict.detail}"))
     failures = [result.detail for result in results if result.verdict is Verdict.FAIL]
     return Result(Verdict.FAIL, "\n".join(failures)) if failures else Result(Verdict.PASS)
 
 
 # `reuse lint` knows that each file has a tag; which tag a place demands is ours to say.
-_TAG = re.compile(r"SPDX-License-Identifier: (?P<tag>[^*\n]+?)\s*(?:\*/)?$", re.MULTILINE)
+# The tag's name is split so that `reuse` does not take this line for one.
+_TAG = re.compile(r"SPDX-License-" r"Identifier: (?P<tag>[^*\n]+?)\s*(?:\*/)?$", re.MULTILINE)
+_HEAD_LINES = 30
 _DEMANDED_TAG = (
     ("uapi/", "GPL-2.0-only WITH Linux-syscall-note"),
-    ("qemu/src/", "GPL-2.0-or-later"),
+    ("qemu/", "GPL-2.0-or-later"),
     ("kernel/", "GPL-2.0-only"),
     ("pyharness/", "GPL-2.0-only"),
     ("tests/", "GPL-2.0-only"),
@@ -112,7 +115,7 @@ def _tagged_files() -> Iterator[tuple[Path, str]]:
 def _spdx(_kernel_source: Path) -> Result:
     wrong = []
     for file, demanded in _tagged_files():
-        head = "\n".join(file.read_text().splitlines()[:3])
+        head = "\n".join(file.read_text().splitlines()[:_HEAD_LINES])
         found = _TAG.search(head)
         tag = found["tag"] if found else "nothing"
         if tag != demanded:
