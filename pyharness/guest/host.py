@@ -40,6 +40,10 @@ HARMLESS = (
 )
 
 
+Explain = Callable[[Exception], HarnessError]
+"""Turns the failure of a connection (EOFError, OSError; TimeoutError for a call that hangs) into its cause."""
+
+
 class Hello:
     """The line with which the guest says that it is ready for the agent's code."""
 
@@ -68,7 +72,7 @@ class Hello:
 class GuestConnection(Connection):  # type: ignore[misc]
     """An rpyc connection whose failures name their cause; one call at a time, from any thread."""
 
-    lost: Callable[[], HarnessError]
+    explain: Explain
 
     def __init__(self, root: Any, channel: Any, config: dict[str, Any]) -> None:
         super().__init__(root, channel, config)
@@ -85,11 +89,8 @@ class GuestConnection(Connection):  # type: ignore[misc]
                     _tidy(error)
                     error.add_note(f"in the guest:\n{trace}")
                     raise
-                if isinstance(error, TimeoutError):
-                    seconds = self._config["sync_request_timeout"]
-                    raise TimedOut(f"a call into the guest did not return in {seconds:g} s") from error
                 if isinstance(error, EOFError | OSError):
-                    raise self.lost() from error
+                    raise self.explain(error) from error
                 raise
 
     def close(self) -> None:
@@ -182,8 +183,8 @@ class Guest:
     blocks belongs into a `spawn`.
     """
 
-    def __init__(self, agent: socket.socket, lost: Callable[[], HarnessError], call_timeout_s: float) -> None:
-        """Send the agent's code over `agent` and connect. `lost` says why the guest no longer answers."""
+    def __init__(self, agent: socket.socket, explain: Explain, call_timeout_s: float) -> None:
+        """Send the agent's code over `agent` and connect. `explain` says why a call failed."""
         code = _pack_code()
         config = {
             "allow_public_attrs": True,
@@ -196,10 +197,10 @@ class Guest:
         try:
             agent.sendall(struct.pack("<I", len(code)) + code)
         except OSError as error:
-            raise lost() from error
+            raise explain(error) from error
         channel = Channel(SocketStream(agent), compress=False)
         self._connection: GuestConnection = _HostService()._connect(channel, config)
-        self._connection.lost = lost
+        self._connection.explain = explain
         self._log: list[KernelMessage] = []
         self._log_lock = threading.Lock()
         self._log_reader = self._own("kernel").LogReader()

@@ -15,7 +15,8 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
@@ -43,14 +44,17 @@ class Console:
         """The fatal splat, complete."""
         self.exit_status: int | None = None
         """QEMU's exit status, negative for a signal."""
+        self.fault: OSError | None = None
+        """Why the console could not be read or logged."""
         self._argv = list(argv)
         self._on_end = on_end
         self._detector = CrashDetector()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._started = threading.Event()
-        self._start_error: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._ended = threading.Event()
+        self._ended.set()
 
     def start(self) -> None:
         """Start QEMU. Raises HarnessError when it cannot be executed."""
@@ -59,8 +63,8 @@ class Console:
             raise HarnessError(f"there is no QEMU at {binary}", mend="run `pyharness build`")
         threading.Thread(target=self._run, name="console", daemon=True).start()
         self._started.wait()
-        if self._start_error:
-            raise HarnessError(f"QEMU cannot be started: {self._start_error}")
+        if self._process is None:
+            raise HarnessError(f"QEMU cannot be started: {self.fault}")
 
     @property
     def pid(self) -> int:
@@ -83,6 +87,7 @@ class Console:
 
     def kill(self) -> None:
         """End QEMU at once; the guest holds nothing that needs to be saved."""
+        self._killed = True
         if self._process:
             self._process.kill()
 
@@ -91,32 +96,39 @@ class Console:
         return self._ended.wait(timeout_s)
 
     def _run(self) -> None:
+        self._ended.clear()
+        try:
+            with self.log.open("wb", buffering=0) as log, self._qemu() as terminal:
+                self._started.set()
+                if not self._killed:
+                    self._read(terminal, log.write)
+        except OSError as error:
+            self.fault = error
+        finally:
+            self._started.set()
+            self.splat = self._detector.fatal
+            try:
+                self._on_end(self)
+            finally:
+                self._ended.set()
+
+    @contextmanager
+    def _qemu(self) -> Iterator[fdspawn]:
+        """QEMU's terminal; QEMU is dead after the context."""
+        argv = ["setsid", "--ctty", "setpriv", "--pdeathsig", "KILL", "--", *self._argv]
         master, slave = pty.openpty()
         try:
-            with self.qemu_log.open("wb") as errors:
-                self._process = subprocess.Popen(
-                    ["setsid", "--ctty", "setpriv", "--pdeathsig", "KILL", "--", *self._argv],
-                    stdin=slave,
-                    stdout=slave,
-                    stderr=errors,
-                )
-        except OSError as error:
-            self._start_error = error
-            self._ended.set()
-            return
+            try:
+                with self.qemu_log.open("wb") as errors:
+                    self._process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=errors)
+            finally:
+                os.close(slave)
+            yield fdspawn(master, timeout=None, use_poll=True)
         finally:
-            os.close(slave)
-            self._started.set()
-        try:
-            with self.log.open("wb", buffering=0) as log:
-                self._read(fdspawn(master, timeout=None), log.write)
-        finally:
-            self._process.kill()
-            self.exit_status = self._process.wait()
+            if self._process:
+                self._process.kill()
+                self.exit_status = self._process.wait()
             os.close(master)
-            self.splat = self._detector.fatal
-            self._on_end(self)
-            self._ended.set()
 
     def _read(self, terminal: fdspawn, write: Callable[[bytes], object]) -> None:
         """Read until QEMU closes its terminal, or a fatal splat has ended."""

@@ -73,7 +73,7 @@ def _unpack_closure(modules_dir: Path, into: Path) -> list[Path]:
                 f"the kernel of {modules_dir} has no {name}, which the guest needs to boot",
                 mend=f"enable {name} in the kernel's configuration, or choose another kernel",
             )
-        data = _read_module(modules_dir / loadable[name])
+        data = read_module(modules_dir / loadable[name])
         target = into / f"{name}.ko"
         target.write_bytes(data)
         for dependency in (*_depends(target), *(soft for soft in _SOFT_DEPENDS.get(name, ()) if soft in loadable)):
@@ -85,8 +85,11 @@ def _unpack_closure(modules_dir: Path, into: Path) -> list[Path]:
     return list(unpacked.values())
 
 
-def _read_module(path: Path) -> bytes:
-    """Read a module; modules.order names it without the suffix that packaging's compression adds."""
+def read_module(path: Path) -> bytes:
+    """Read a module, decompressed; `path` may lack the suffix that packaging's compression adds.
+
+    Raises HarnessError when there is none.
+    """
     for candidate in sorted(path.parent.glob(f"{path.name}*")):
         if candidate.suffix == ".zst":
             return subprocess.run(["zstd", "-dc", candidate], check=True, capture_output=True).stdout

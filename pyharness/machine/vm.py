@@ -28,7 +28,6 @@ from pyharness.machine.terminal import attached_terminal
 
 T = TypeVar("T")
 
-_QMP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 # QEMU closes its sockets some time before its console is read to the end.
 _VERDICT_TIMEOUT_S = 5.0
@@ -98,20 +97,21 @@ class Machine:
         self._enter(State.STARTING)
         deadline = time.monotonic() + self.config.boot_timeout_s
         run_dir = self._run_dir = RunDir()
-        build_initramfs(self.config.kernel.modules, run_dir.initramfs)
+        try:
+            build_initramfs(self.config.kernel.modules, run_dir.initramfs)
+        except OSError as error:
+            raise HarnessError(f"the initramfs cannot be made: {error}", mend="free some disk space") from error
         command = qemu_command(self.config, run_dir, run_dir.initramfs)
         self._console = Console(command, new_log_dir(self.config.log_root), self._on_end)
         self._console.start()
-        self._qmp = self._until(
-            lambda: _try_qmp(run_dir.qmp_socket), time.monotonic() + _QMP_TIMEOUT_S, "QEMU to answer"
-        )
+        self._qmp = self._until(lambda: _try_qmp(run_dir.qmp_socket), deadline, "QEMU to answer")
         self._enter(State.BOOTING)
         agent = self._until(lambda: _try_connect(run_dir.agent_socket), deadline, "the agent's port")
         self._agent = agent
         hello = Hello(agent)
         self._until(hello.poll, deadline, "the guest to boot")
         hello.check()
-        self._guest = Guest(agent, lost=self._lost, call_timeout_s=self.config.call_timeout_s)
+        self._guest = Guest(agent, explain=self._explain, call_timeout_s=self.config.call_timeout_s)
         self._enter(State.READY)
 
     def stop(self) -> None:
@@ -212,6 +212,10 @@ class Machine:
                 mend=f"the whole console is in {console.log}",
                 detail=console.splat.text,
             )
+        if console.fault:
+            return HarnessError(
+                f"the console cannot be kept in {console.log}: {console.fault.strerror}", mend="free some disk space"
+            )
         if self._qmp:
             self._qmp.close()
         reasons = (
@@ -238,13 +242,18 @@ class Machine:
             f"QEMU {how}", mend=f"see {console.qemu_log} and {console.log}", detail=said or console.tail()
         )
 
-    def _lost(self) -> HarnessError:
-        """Why the agent no longer answers."""
-        if self._console and self.state is not State.STOPPED:
-            self._console.wait_end(_VERDICT_TIMEOUT_S)
-        return self.failure or HarnessError(
-            "the guest's agent hung up", detail=self._console.tail() if self._console else ""
-        )
+    def _explain(self, error: Exception) -> HarnessError:
+        """Why the agent did not answer."""
+        console = self._console
+        assert console
+        if isinstance(error, TimeoutError):
+            return TimedOut(
+                f"a call into the guest did not return in {self.config.call_timeout_s:g} s", detail=console.tail()
+            )
+        if self.state is State.STOPPED:
+            return HarnessError("the machine is stopped")
+        console.wait_end(_VERDICT_TIMEOUT_S)
+        return self.failure or HarnessError("the guest's agent hung up", detail=console.tail())
 
 
 def _try_qmp(path: Path) -> Qmp | None:

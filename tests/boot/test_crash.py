@@ -106,6 +106,15 @@ def test_the_agents_death_is_named(doomed: Machine) -> None:
         guest.module("time").sleep(60)
 
 
+def test_a_call_that_hangs_times_out_with_the_console(config: MachineConfig) -> None:
+    with Machine(replace(config, call_timeout_s=3.0)) as machine:
+        started = time.monotonic()
+        with pytest.raises(TimedOut, match="did not return in 3 s") as caught:
+            machine.guest.module("time").sleep(600)
+        assert time.monotonic() - started < 30
+        assert "virtme initramfs: done" in caught.value.detail
+
+
 def test_a_guest_that_never_boots_times_out_with_its_console(config: MachineConfig) -> None:
     """The kernel runs `cat` on its console instead of the initramfs's /init."""
     stuck = replace(config, kernel_args=("rdinit=/bin/cat",), boot_timeout_s=25.0)

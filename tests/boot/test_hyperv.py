@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from pyharness.artifacts.prepare import Prepared
+from pyharness.machine.initramfs import read_module
 from pyharness.machine.vm import Machine
 from tests.conftest import SharedMachine
 from tests.devices import NULL_DEVICE, SERVED_DEVICE
 
+AZURE_BLOB_CLASS = "0590b792-db64-45cc-81db-b8d70c577c9e"
+PCI_CLASS = "44c4f61d-4444-4400-9d52-802e27ede19f"
 NODE_TIMEOUT_S = 60
 
 
@@ -56,10 +59,25 @@ def test_every_device_is_offered(vmbus: Machine) -> None:
     assert {str(SERVED_DEVICE), str(NULL_DEVICE)} <= set(devices)
 
 
+def offered_classes(machine: Machine) -> str:
+    return machine.guest.run("sh", "-c", "cat /sys/bus/vmbus/devices/*/class_id").stdout.decode()
+
+
 def test_the_patched_vmbus_ignores_the_vpci_companion(vmbus: Machine) -> None:
-    classes = vmbus.guest.run("sh", "-c", "cat /sys/bus/vmbus/devices/*/class_id").stdout.decode()
-    assert "0590b792-db64-45cc-81db-b8d70c577c9e" in classes
-    assert "44c4f61d-4444-4400-9d52-802e27ede19f" not in classes
+    classes = offered_classes(vmbus)
+    assert AZURE_BLOB_CLASS in classes
+    assert PCI_CLASS not in classes
+
+
+def test_the_stock_vmbus_shows_the_vpci_companion(machine: Machine, prepared: Prepared) -> None:
+    """What the patch is for: without it the companion is a device that a PCI driver would bind to."""
+    machine.guest.insmod(read_module(prepared.kernel.stock_vmbus))
+    try:
+        classes = offered_classes(machine)
+        assert AZURE_BLOB_CLASS in classes
+        assert PCI_CLASS in classes
+    finally:
+        machine.guest.rmmod("hv_vmbus")
 
 
 def test_nodes_come_and_go_with_the_driver(vmbus: Machine, prepared: Prepared) -> None:
