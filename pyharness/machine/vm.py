@@ -117,8 +117,7 @@ class Machine:
     def stop(self) -> None:
         """End QEMU and remove everything but the logs. May be called in any state, more than once."""
         with self._change:
-            if self.state is not State.STOPPED:
-                self.state = State.STOPPED
+            self.state = State.STOPPED
         if self._console:
             self._console.kill()
             self._console.wait_end()
@@ -139,8 +138,10 @@ class Machine:
 
     @property
     def console(self) -> Console:
-        """The guest's console."""
-        return self._part(self._console)
+        """The guest's console; readable after the machine's end too."""
+        if self._console is None:
+            raise HarnessError(f"the machine is {self.state.value} and has no console")
+        return self._console
 
     @property
     def qmp(self) -> Qmp:
@@ -185,7 +186,7 @@ class Machine:
             if result is not None:
                 return result
             if time.monotonic() > deadline:
-                console = self._part(self._console)
+                console = self.console
                 raise TimedOut(
                     f"waited in vain for {what}",
                     mend=f"see {console.log} and {console.qemu_log}",
@@ -244,8 +245,7 @@ class Machine:
 
     def _explain(self, error: Exception) -> HarnessError:
         """Why the agent did not answer."""
-        console = self._console
-        assert console
+        console = self.console
         if isinstance(error, TimeoutError):
             return TimedOut(
                 f"a call into the guest did not return in {self.config.call_timeout_s:g} s", detail=console.tail()

@@ -108,7 +108,7 @@ def test_several_boots_in_a_row_are_strangers(config: MachineConfig, runtime_dir
         assert machine.state is State.STOPPED
         assert not Path(f"/proc/{pid}").exists()
         assert list(runtime_dir.iterdir()) == []
-        assert "Linux version" in machine._console.log.read_text() if machine._console else False
+        assert "Linux version" in machine.console.log.read_text()
     assert len(seen) == 3
 
 
