@@ -61,12 +61,13 @@ class _Inputs:
         own = files_below(
             _OWN / "src", _OWN / "patches", _OWN / "devices.mak", _OWN / "configure-args", base=REPOSITORY
         )
-        return key_of(_RECIPE, _host(), self.source, files=own)
+        return key_of(_RECIPE, *_distribution(), self.source, files=own)
 
     @property
     def workspace_key(self) -> str:
         """The key of the tree of sources and objects, which our files do not change."""
-        return key_of(_RECIPE, _host(), self.source)
+        # The configured tree holds the path of the Python that runs meson.
+        return key_of(_RECIPE, *_distribution(), sys.base_prefix, sys.version, self.source)
 
     @property
     def firmware_key(self) -> str:
@@ -114,11 +115,10 @@ def _choose(apt: Apt) -> _Inputs:
     return _Inputs(sources[0], tuple(versions[0].version for versions in firmware))
 
 
-def _host() -> str:
-    """What the binary and the object files depend on beside their sources: the distribution and the Python."""
+def _distribution() -> list[str]:
+    """What the binary's libraries come from."""
     release = Path("/etc/os-release").read_text()
-    names = re.findall(r"^(?:ID|VERSION_ID)=.*$", release, re.MULTILINE)
-    return " ".join([*sorted(names), sys.executable, sys.version])
+    return sorted(re.findall(r"^(?:ID|VERSION_ID)=.*$", release, re.MULTILINE))
 
 
 def _make(inputs: _Inputs, apt: Apt, cache: Cache, progress: Progress, directory: Path) -> None:
