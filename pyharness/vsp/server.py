@@ -143,15 +143,16 @@ class VspServer:
 
     def wait_channel(self, is_open: bool = True, timeout_s: float = 60.0) -> None:
         """Return once the guest has opened (or closed) the channel. Raises TimedOut."""
-        state = "open" if is_open else "closed"
-        self._wait_for(lambda: self.channel_open == is_open, timeout_s, f"channel not {state} in {timeout_s:g} s")
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.channel_open == is_open, timeout_s):
+                raise TimedOut(f"the guest did not {'open' if is_open else 'close'} the channel in {timeout_s:g} s")
 
     def wait_in_flight(self, count: int, timeout_s: float = 60.0) -> list[VspRequest]:
         """Return what is in flight once that is at least `count` requests. Raises TimedOut."""
-        self._wait_for(
-            lambda: len(self.in_flight) >= count, timeout_s, f"fewer than {count} requests in flight in {timeout_s:g} s"
-        )
-        return self.in_flight
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.in_flight) >= count, timeout_s):
+                raise TimedOut(f"{len(self.in_flight)} requests in flight after {timeout_s:g} s, not {count}")
+            return self.in_flight
 
     def disconnect(self) -> None:
         """Detach once the device has what was sent; it answers what is in flight by itself.
@@ -251,11 +252,6 @@ class VspServer:
             epoch=0,
             completion_requested=completion_requested,
         )
-
-    def _wait_for(self, condition: Callable[[], bool], timeout_s: float, message: str) -> None:
-        with self._changed:
-            if not self._changed.wait_for(condition, timeout_s):
-                raise TimedOut(message)
 
     # -- the receiving thread
 
