@@ -164,8 +164,8 @@ static void test_statuses(void)
         uint64_t input, param, status;
     } calls[] = {
         { "unknown code", 0x7777, 0, STATUS_INVALID_CODE },
-        { "rep count on a simple call", POST_MESSAGE | REP_COUNT(1), 0,
-          STATUS_INVALID_INPUT },
+        { "rep count on a simple call", SIGNAL_EVENT | FAST | REP_COUNT(1),
+          NO_CONNECTION, STATUS_INVALID_INPUT },
         { "NotifyLongSpinWait", NOTIFY_LONG_SPIN_WAIT, 0, STATUS_SUCCESS },
         { "PostMessage: fast", POST_MESSAGE | FAST, 0, STATUS_INVALID_CODE },
         { "PostMessage: alignment", POST_MESSAGE, 1, STATUS_INVALID_ALIGNMENT },

@@ -50,7 +50,7 @@ void test(void)
 
     outb(CMOS_INDEX, CMOS_BOOTS);
     resets = inb(CMOS_DATA);
-    note("resets so far:", resets);
+    note("booted");
 
     check("GUEST_OS_ID is zero", rdmsr(MSR_GUEST_OS_ID), 0);
     check("HYPERCALL is zero", rdmsr(MSR_HYPERCALL), 0);

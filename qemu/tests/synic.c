@@ -205,17 +205,34 @@ static void test_overlay(void)
 
     wrmsr(MSR_SIMP, ENABLED(elsewhere));
     check("SIMP moves: the RAM below is back", page[0], UNDERLAY);
-    wrmsr(MSR_SIMP, 0);
     wrmsr(MSR_SIMP, ENABLED(messages[0]));
-    check("SIMP: enabled again, the page is empty", page[0], 0);
+    post(CONNECTION, 11, 8);
+    WAIT_FOR(slot->type == 11);
+    wrmsr(MSR_SIMP, 0);
+    check("SIMP disabled: the RAM below is back", page[0], UNDERLAY);
+    wrmsr(MSR_SIMP, ENABLED(messages[0]));
+    check("SIMP: enabled again, its slots are free", slot->type, 0);
 
     /* one page for both is the guest's folly, but no harm to the host */
     wrmsr(MSR_SIEFP, ENABLED(messages[0]));
     wrmsr(MSR_SIEFP, ENABLED(event_flags[0]));
     interrupts[VECTOR] = 0;
-    post(CONNECTION, 11, 8);
+    post(CONNECTION, 12, 8);
     WAIT_FOR(interrupts[VECTOR]);
-    check("SIEFP over SIMP and away: messages go on", slot->type, 11);
+    check("SIEFP over SIMP and away: messages go on", slot->type, 12);
+    release(slot);
+}
+
+static void test_x2apic(void)
+{
+    apic_enter_x2apic();
+    interrupts[VECTOR] = 0;
+    for (unsigned i = 1; i <= 2; i++) {
+        post(CONNECTION, 12 + i, 8);
+        WAIT_FOR(interrupts[VECTOR] == i);
+        check("x2APIC: a message with its interrupt", slot->type, 12 + i);
+        release(slot);
+    }
 }
 
 void test(void)
@@ -229,4 +246,5 @@ void test(void)
     test_events();
     test_other_vcpu();
     test_overlay();
+    test_x2apic();
 }

@@ -20,6 +20,9 @@
 #define APIC_ICR           0x300
 #define APIC_ICR_HIGH      0x310
 #define APIC_ENABLE        0x1ff
+#define MSR_APIC_BASE      0x1b
+#define APIC_BASE_X2APIC   0x400
+#define MSR_X2APIC_EOI     0x80b
 #define ICR_INIT           0x4500
 #define ICR_STARTUP        0x4600
 #define ICR_SELF           0x40000
@@ -48,6 +51,7 @@ volatile uint32_t interrupts[256];
 volatile bool eoi_at_once = true;
 
 static unsigned checks, failures;
+static bool x2apic;
 static Gate idt[256];
 static uint64_t (*volatile job)(uint32_t);
 static volatile uint32_t job_argument;
@@ -114,12 +118,10 @@ void check(const char *name, uint64_t got, uint64_t want)
     put("\n");
 }
 
-void note(const char *text, uint64_t number)
+void note(const char *text)
 {
     put("# ");
     put(text);
-    put(" ");
-    put_number(number, 10);
     put("\n");
 }
 
@@ -142,7 +144,17 @@ static volatile uint32_t *apic(unsigned reg)
 
 void apic_eoi(void)
 {
-    *apic(APIC_EOI) = 0;
+    if (x2apic) {
+        wrmsr(MSR_X2APIC_EOI, 0);
+    } else {
+        *apic(APIC_EOI) = 0;
+    }
+}
+
+void apic_enter_x2apic(void)
+{
+    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | APIC_BASE_X2APIC);
+    x2apic = true;
 }
 
 bool apic_in_service(uint8_t vector)

@@ -27,7 +27,7 @@ void test(void);
 /* Print "ok NAME", or "not ok NAME: got G want W". */
 void check(const char *name, uint64_t got, uint64_t want);
 /* Print a line that is no result. */
-void note(const char *text, uint64_t number);
+void note(const char *text);
 
 static inline void outb(uint16_t port, uint8_t val)
 {
@@ -132,7 +132,7 @@ static inline void settle(void)
 #define WAIT_FOR(condition)                                 \
     for (uint64_t _spins = 0; !(condition); _spins++) {     \
         if (_spins == 1 << 22) {                            \
-            note("still waiting for " #condition, 0);       \
+            note("still waiting for " #condition);          \
         }                                                   \
         take_interrupts();                                  \
     }
@@ -145,6 +145,8 @@ extern volatile bool eoi_at_once;
 void apic_eoi(void);
 bool apic_in_service(uint8_t vector);
 void apic_send_self(uint8_t vector);
+/* For good, on the calling vCPU, which must not start others any more. */
+void apic_enter_x2apic(void);
 
 /* Start, or start again, the vCPU whose APIC id is 1. */
 void start_ap(void);
