@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import Kernel, ensure_kernel
 from pyharness.artifacts.modules import Modules, build_modules
-from pyharness.artifacts.qemu import Qemu, ensure_qemu
+from pyharness.artifacts.qemu import Qemu, ensure_qemu, examine_qemu
 from pyharness.artifacts.rootimage import RootImage, ensure_root_image
 from pyharness.progress import Progress
 
@@ -23,8 +24,13 @@ class Prepared:
     qemu: Qemu
 
 
-def prepare(kernel_name: str, cache: Cache, progress: Progress) -> Prepared:
-    """Build what is not cached: the quick parts first, so that a broken driver shows before the long QEMU build."""
+def prepare(kernel_name: str, cache: Cache, progress: Progress, own_qemu: Path | None = None) -> Prepared:
+    """Build what is not cached: the quick parts first, so that a broken driver shows before the long QEMU build.
+
+    `own_qemu` is a binary of the user's to take instead. Raises what the parts raise.
+    """
+    if own_qemu:
+        examine_qemu(own_qemu)
     with progress.stage("kernel"):
         kernel = ensure_kernel(kernel_name, cache, progress)
     with progress.stage("modules"):
@@ -32,5 +38,5 @@ def prepare(kernel_name: str, cache: Cache, progress: Progress) -> Prepared:
     with progress.stage("guest image"):
         root_image = ensure_root_image(cache, progress)
     with progress.stage("qemu"):
-        qemu = ensure_qemu(cache, progress)
+        qemu = ensure_qemu(cache, progress, own_qemu)
     return Prepared(kernel, modules, root_image, qemu)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from pyharness.artifacts.cache import GIB, Cache, files_below, key_of
 from pyharness.artifacts.patches import lay_over
 from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import CommandFailed, run
-from pyharness.errors import HarnessError
+from pyharness.errors import HarnessError, UsageError
 from pyharness.progress import Progress
 
 _RECIPE = "1"  # raise it when the way of building changes
@@ -80,12 +81,14 @@ class _Inputs:
         return [Package(name, version) for name, version in zip(sorted(_FIRMWARE), self.firmware, strict=True)]
 
 
-def ensure_qemu(cache: Cache, progress: Progress) -> Qemu:
-    """QEMU, built unless it is cached.
+def ensure_qemu(cache: Cache, progress: Progress, own: Path | None = None) -> Qemu:
+    """QEMU, built unless it is cached, or the user's `own` binary with our firmware.
 
     The tree of sources and objects stays in the cache as an entry of its own, so that after an edit below qemu/ only
-    what depends on it is compiled. Raises HarnessError when it cannot be fetched or built.
+    what depends on it is compiled. Raises HarnessError when it cannot be fetched or built, UsageError when `own` is
+    no QEMU with our devices.
     """
+    own_version = examine_qemu(own) if own else ""
     known = None
     if found := cache.recall("qemu"):
         known = _Inputs(found["source"], tuple(found["firmware"]))
@@ -94,6 +97,8 @@ def ensure_qemu(cache: Cache, progress: Progress) -> Qemu:
     def build(inputs: _Inputs) -> Path:
         take = partial(_take_firmware, inputs, apt)
         cache.build("firmware", inputs.firmware_key, take, progress=progress)
+        if own:
+            return own.resolve().parent
         make = partial(_make, inputs, apt, cache, progress)
         return cache.build("qemu", inputs.key, make, needs=_DISK_NEEDED, progress=progress)
 
@@ -101,7 +106,27 @@ def ensure_qemu(cache: Cache, progress: Progress) -> Qemu:
     if inputs != known:
         cache.remember("qemu", asdict(inputs))
     firmware = cache.path("firmware", inputs.firmware_key)
+    if own:
+        return Qemu(own.resolve(), firmware, own_version, key_of(files={"binary": own}))
     return Qemu(path / _BINARY, firmware, inputs.source, inputs.key)
+
+
+def examine_qemu(binary: Path) -> str:
+    """The version of the user's QEMU. Raises UsageError when it is not one that can run our guests."""
+    mend = "build it from Debian's source with what is in qemu/, or leave --qemu out"
+    answers = []
+    for question in (["--version"], ["-device", "help"]):
+        try:
+            done = subprocess.run([binary, *question], capture_output=True, text=True, timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it does not answer as QEMU does"
+            raise UsageError(f"cannot use {binary} as QEMU: {reason}", mend=mend) from error
+        answers.append(done.stdout)
+    version, devices = answers
+    for device in ("hv-azure-blob", "hv-vpci-companion"):
+        if f'"{device}"' not in devices:
+            raise UsageError(f"cannot use {binary} as QEMU: it has no device {device}", mend=mend)
+    return version.partition("\n")[0]
 
 
 def _choose(apt: Apt) -> _Inputs:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS
 
@@ -15,4 +16,14 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_KERNEL,
         metavar="NAME",
         help=f"the guest's kernel, one of {', '.join(KERNELS)} (default: %(default)s)",
+    )
+
+
+def add_qemu(parser: argparse.ArgumentParser) -> None:
+    """--qemu BINARY."""
+    parser.add_argument(
+        "--qemu",
+        type=Path,
+        metavar="BINARY",
+        help="a QEMU of your own with the devices of qemu/, instead of building one",
     )

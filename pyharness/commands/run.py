@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", nargs="?", type=Path, metavar="FILE", help="the file to move (default: the kernel image that is booted)"
     )
     options.add_kernel(parser)
+    options.add_qemu(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -71,7 +72,7 @@ def execute(args: argparse.Namespace) -> Exit:
         accelerator = choose_accelerator()
         report.accelerator = accelerator.name
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-        prepared = prepare(args.kernel, Cache.open(), progress)
+        prepared = prepare(args.kernel, Cache.open(), progress, args.qemu)
         _identify(prepared, accelerator, report, progress)
         with rig(prepared, accelerator, progress) as running:
             _move(running, args.file or prepared.kernel.vmlinuz, report, progress)

@@ -21,6 +21,7 @@ from pyharness.rig import NODE, rig
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness shell`."""
     options.add_kernel(parser)
+    options.add_qemu(parser)
 
 
 def execute(args: argparse.Namespace) -> Exit:
@@ -30,7 +31,7 @@ def execute(args: argparse.Namespace) -> Exit:
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-    prepared = prepare(args.kernel, Cache.open(), progress)
+    prepared = prepare(args.kernel, Cache.open(), progress, args.qemu)
     with rig(prepared, accelerator, progress) as running:
         progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
         running.machine.interact()

@@ -106,6 +106,22 @@ def test_unknown_kernel(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "debian-6.12" in captured.err
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent", "No such file"),
+        ("not executable", "Permission denied"),
+        ("/bin/true", "it has no device hv-azure-blob"),
+        ("/bin/false", "it does not answer as QEMU does"),
+    ],
+)
+def test_wrong_qemu(name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is known before anything is fetched."""
+    (tmp_path / "not executable").touch()
+    assert cli.main(["run", "--qemu", str(tmp_path / name)]) == Exit.USAGE
+    assert reason in one_line(capsys.readouterr().err)
+
+
 def test_report_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--json", str(tmp_path / "absent" / "out.json")]) == Exit.USAGE
     assert "cannot write" in one_line(capsys.readouterr().err)
