@@ -250,6 +250,9 @@ uint64_t on_ap(uint64_t (*function)(uint32_t), uint32_t argument)
 {
     job_argument = argument;
     job = function;
-    WAIT_FOR(!job);
+    /* an interrupt that is meant for the other must not be taken here */
+    while (job) {
+        asm volatile("pause");
+    }
     return job_result;
 }

@@ -113,7 +113,7 @@ enum {
 };
 
 void vmbus_fill(uint32_t type);
-/* Contact the host at version 4.0 from vCPU 0, and take messages till it answers. */
+/* Contact the host (version 4.0) on vCPU 0; take messages till it answers. */
 void vmbus_contact(void);
 
 #endif
