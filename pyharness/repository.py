@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the parts of this repository are: the harness always runs from a checkout."""
+"""Where this repository is: the harness always runs from a checkout, for that is where the driver's sources are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL = ROOT / "kernel"
-UAPI = ROOT / "uapi"
-QEMU = ROOT / "qemu"
-TESTS = ROOT / "tests"
 BUILD = ROOT / "build"
+"""What runs leave behind: logs and reports."""

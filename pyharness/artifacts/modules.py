@@ -8,10 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.patches import apply_patches
-from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed
 from pyharness.progress import Progress
@@ -65,7 +65,7 @@ def build_modules(kernel: Kernel, cache: Cache, progress: Progress) -> Modules:
 
 def build_driver(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
     """hv_azure_blob from kernel/ and uapi/; returns the key and the directory of the entry."""
-    sources = files_below(*_sources(REPOSITORY / "kernel"), REPOSITORY / "uapi", base=REPOSITORY)
+    sources = files_below(*_sources(repository.ROOT / "kernel"), repository.ROOT / "uapi", base=repository.ROOT)
     key = key_of(_RECIPE, kernel.key, _compiler_version(kernel), files=sources)
 
     def build(directory: Path) -> None:
@@ -81,7 +81,7 @@ def build_driver(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str,
 
 def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
     """hv_vmbus from the kernel's own source with kernel/patches; returns the key and the directory of the entry."""
-    patches = sorted((REPOSITORY / "kernel" / "patches").glob("*.patch"))
+    patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
     named = {patch.name: patch for patch in patches}
     key = key_of(_RECIPE, _VMBUS_KBUILD, kernel.key, _compiler_version(kernel), files=named)
 

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from pyharness import repository
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, files_below, key_of
 from pyharness.artifacts.patches import lay_over
-from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import CommandFailed, run
 from pyharness.errors import HarnessError, UsageError
 from pyharness.progress import Progress
@@ -26,7 +26,7 @@ _SOURCE_VERSION = re.compile(r"1:10\.0\.\d")
 _BINARY = "qemu-system-x86_64"
 _DISK_NEEDED = 2 * GIB
 
-_OWN = REPOSITORY / "qemu"
+_OWN = repository.ROOT / "qemu"
 
 # The build tool in the version that QEMU 10.0 asks for; its wheel has no dependencies.
 _MESON = "meson==1.5.0 --hash=sha256:52b34f4903b882df52ad0d533146d4b992c018ea77399f825579737672ae7b20\n"
@@ -60,7 +60,7 @@ class _Inputs:
     def key(self) -> str:
         """The key of the binary."""
         own = files_below(
-            _OWN / "src", _OWN / "patches", _OWN / "devices.mak", _OWN / "configure-args", base=REPOSITORY
+            _OWN / "src", _OWN / "patches", _OWN / "devices.mak", _OWN / "configure-args", base=repository.ROOT
         )
         return key_of(_RECIPE, *_distribution(), self.source, files=own)
 

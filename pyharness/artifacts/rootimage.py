@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from pyharness import repository
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
-from pyharness.artifacts.repository import REPOSITORY
 from pyharness.artifacts.run import run
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
@@ -62,8 +62,8 @@ _SHARED_PYTHON = ("pyroute2", "rpyc")
 
 _SITE = "usr/lib/pyharness/site"
 _OWN_FILES = {
-    "usr/lib/pyharness/init": (REPOSITORY / "pyharness/guest/boot/init", 0o755),
-    "usr/lib/pyharness/bootstrap.py": (REPOSITORY / "pyharness/guest/boot/bootstrap.py", 0o644),
+    "usr/lib/pyharness/init": (repository.ROOT / "pyharness/guest/boot/init", 0o755),
+    "usr/lib/pyharness/bootstrap.py": (repository.ROOT / "pyharness/guest/boot/bootstrap.py", 0o644),
 }
 
 _TEXT_FILES = {

@@ -58,13 +58,13 @@ def _venv_tool(name: str, *arguments: str) -> Callable[[Path], Result]:
 
 def c_sources() -> list[Path]:
     """The kernel-style C files of the repository, relative to its root."""
-    files = [*repository.KERNEL.rglob("*.[ch]"), *repository.UAPI.rglob("*.h")]
+    files = [*(repository.ROOT / "kernel").rglob("*.[ch]"), *(repository.ROOT / "uapi").rglob("*.h")]
     return sorted(file.relative_to(repository.ROOT) for file in files)
 
 
 def patches() -> list[Path]:
     """The patches against the kernel, relative to the repository's root."""
-    return sorted(file.relative_to(repository.ROOT) for file in repository.KERNEL.glob("patches/*.patch"))
+    return sorted(file.relative_to(repository.ROOT) for file in (repository.ROOT / "kernel").glob("patches/*.patch"))
 
 
 def _checkpatch(kernel_source: Path) -> Result:

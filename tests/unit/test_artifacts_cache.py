@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.errors import HarnessError, UsageError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def fill(size: int = 4096) -> Callable[[Path], None]:
@@ -46,7 +45,7 @@ def start(root: Path, body: str) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(repository.ROOT)},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyharness.artifacts import modules
+from pyharness import repository as checkout
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS, Kernel, ensure_kernel
 from pyharness.artifacts.modules import build_modules
@@ -35,7 +35,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    monkeypatch.setattr(modules, "REPOSITORY", root)
+    monkeypatch.setattr(checkout, "ROOT", root)
     return root
 
 

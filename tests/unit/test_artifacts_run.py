@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyharness import repository
 from pyharness.artifacts.run import CommandFailed, run
 from pyharness.errors import HarnessError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def wait_until_gone(pid: int) -> None:
@@ -97,7 +96,7 @@ def test_a_killed_runner_takes_its_tool_along() -> None:
         [sys.executable, "-u", "-c", program],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(repository.ROOT)},
     )
     assert runner.stdout is not None
     pid = int(runner.stdout.readline())
