@@ -30,7 +30,10 @@ def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.stash.get(_crashed, False):
+    # pytest's own code for a fault of its own is the one that says here that a guest has crashed.
+    if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+        session.exitstatus = Exit.HARNESS
+    elif session.config.stash.get(_crashed, False):
         session.exitstatus = Exit.GUEST_CRASH
 
 
