@@ -18,7 +18,7 @@ from pyharness.commands import options
 from pyharness.errors import Exit
 from pyharness.progress import Progress
 
-# pytest's own codes 0, 1 and 3 (set by tests/conftest.py when a guest kernel crashed) are ours already.
+# What pytest and tests/conftest.py end with; anything else (2: interrupted) is no verdict.
 _PYTEST_EXITS = {0: Exit.OK, 1: Exit.FAILED, 3: Exit.GUEST_CRASH, 4: Exit.USAGE}
 
 
