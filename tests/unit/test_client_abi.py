@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,6 @@ def test_client_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
     modules = [f"pyharness.client.{path.stem}" for path in client.glob("[!_]*.py")]
     assert len(modules) >= 4
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {', '.join(modules)}; print(len(sys.modules))"
-    done = subprocess.run(["python3", "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+\n", done.stdout)
