@@ -19,8 +19,7 @@ clean:
 
 # Resolve the newest allowed versions again and record them with their hashes.
 lock: setup
-	@.venv/bin/pip install --quiet uv
-	@head -n 2 requirements.lock > requirements.lock.new
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --upgrade --extra dev pyproject.toml >> requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+	@.venv/bin/python -m venv build/lock && build/lock/bin/pip install --quiet uv
+	@{ head -n 2 requirements.lock && build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --upgrade --extra dev pyproject.toml; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock

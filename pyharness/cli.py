@@ -49,8 +49,8 @@ environment:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of the whole command line. Only the chosen subcommand is imported: the rest are names."""
     parser = argparse.ArgumentParser(
         prog="pyharness",
         description="Build hv_azure_blob.ko and a patched hv_vmbus, boot a real kernel on a fake Hyper-V, "
@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pyharness {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for row in SUBCOMMANDS:
+        if row.name != chosen:
+            commands.add_parser(row.name, help=row.summary)
+            continue
         module = importlib.import_module(f"pyharness.commands.{row.name}")
         sub = commands.add_parser(
             row.name,
@@ -74,11 +77,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit code of `pyharness.errors.Exit` (130 for Ctrl-C, 143 for SIGTERM)."""
-    args = build_parser().parse_args(argv)
-    # A terminated run takes the same way out as Ctrl-C, so that it too leaves no QEMU behind.
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run one subcommand and return the exit code of `pyharness.errors.Exit`, or 128 and the signal's number."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # A run that is terminated, or whose terminal is closed, takes the same way out as Ctrl-C and leaves nothing behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
     try:
+        args = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
         return int(args.execute(args))
     except HarnessError as error:
         return _report(error)
@@ -102,8 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unexpected(error)
 
 
-def _terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _report(error: HarnessError) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Artifacts and machines for the tests, and the exit code that tells a crashed guest from a failed test."""
+"""Artifacts and machines for the tests."""
 
 from __future__ import annotations
 
@@ -12,29 +12,11 @@ import pytest
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEFAULT_KERNEL
 from pyharness.artifacts.prepare import Prepared, prepare
-from pyharness.errors import Exit, GuestCrashed
 from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
 from pyharness.progress import Progress
 from tests.devices import NULL_DEVICE, SERVED_DEVICE
-
-_crashed = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    if call.excinfo and isinstance(call.excinfo.value, GuestCrashed):
-        node.config.stash[_crashed] = True
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    # pytest's own code for a fault of its own is the one that says here that a guest has crashed.
-    if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR:
-        session.exitstatus = Exit.HARNESS
-    elif session.config.stash.get(_crashed, False):
-        session.exitstatus = Exit.GUEST_CRASH
 
 
 @pytest.fixture(scope="session")

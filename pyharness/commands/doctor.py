@@ -72,7 +72,7 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     listed = (repository.ROOT / "debian-packages.txt").read_text().splitlines()
-    wanted = [line.strip() for line in listed if line.strip() and not line.startswith("#")]
+    wanted = [word for line in listed for word in line.partition("#")[0].split()]
     if shutil.which("dpkg-query") is None:
         return Finding("packages", "this is not Debian: there is no dpkg", "use a Debian 12 or 13 machine or container")
     query = subprocess.run(

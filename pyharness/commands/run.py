@@ -11,22 +11,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import Prepared, prepare
-from pyharness.client.blob import CHUNK_BYTES
+from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
+from pyharness.client.device import HostError
 from pyharness.commands import options
-from pyharness.errors import CheckFailed, Exit, HarnessError, UsageError
-from pyharness.machine.accel import Accelerator, choose_accelerator
+from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, UsageError
+from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 from pyharness.rig import NODE, Rig, rig
 
+_BLOB = "/pyharness/run"
 _MIB = 1 << 20
 _VERDICTS = {
     Exit.FAILED: "fail",
@@ -66,61 +69,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> Exit:
     """Run the main job; the report is written whatever becomes of it."""
     report, progress = Report(), Progress()
-    if args.file:
-        _examine(args.file)
+    given = _open(args.file) if args.file else None
     with _written(report, progress, args.json):
         accelerator = choose_accelerator()
         report.accelerator = accelerator.name
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
         prepared = prepare(args.kernel, Cache.open(), progress, args.qemu)
-        _identify(prepared, accelerator, report, progress)
-        with rig(prepared, accelerator, progress) as running:
-            _move(running, args.file or prepared.kernel.vmlinuz, report, progress)
-            _settle(running, report, progress)
+        _identify(prepared, report, progress)
+        with (
+            given or _open(prepared.kernel.vmlinuz) as source,
+            rig(prepared, accelerator, progress) as running,
+            _judged(running, report),
+        ):
+            _move(running, source, report, progress)
+            _settle(running, progress)
     return Exit.OK
 
 
-def _examine(file: Path) -> None:
+def _open(file: Path) -> BinaryIO:
     mend = "name a file that you can read"
     try:
+        # Opening a pipe would wait for its writer.
         if not stat.S_ISREG(file.stat().st_mode):
             raise UsageError(f"cannot read {file}: not a regular file", mend=mend)
-        file.open("rb").close()
+        return file.open("rb")
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {(error.strerror or str(error)).lower()}", mend=mend) from error
+        raise UsageError(f"cannot read {file}: {_reason(error)}", mend=mend) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 @contextmanager
 def _written(report: Report, progress: Progress, path: Path | None) -> Iterator[None]:
-    """Complete the report with the verdict, and write it, however the block ends."""
+    """Complete the report with the verdict and write it, however the block ends."""
+    if path and not _is_special(path):
+        _write(path, report)  # a path that cannot be written is known at once
     try:
-        if path:
-            _write(path, report)
         yield
         report.verdict = "pass"
-        progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, no kernel warning")
-    except HarnessError as error:
-        report.verdict = _VERDICTS[error.exit_code]
-        report.error = error.message
+    except BaseException as error:
+        report.verdict, report.error = _verdict_of(error), str(error)
+        with suppress(UsageError):
+            _finish(report, progress, path)
         raise
-    finally:
-        report.stages = [asdict(stage) for stage in progress.stages]
-        if path and path.parent.is_dir():
-            _write(path, report)
+    _finish(report, progress, path)
+    progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, no kernel warning")
+
+
+def _verdict_of(error: BaseException) -> str:
+    if isinstance(error, HarnessError):
+        return _VERDICTS[error.exit_code]
+    return "error" if isinstance(error, Exception) else "interrupted"
+
+
+def _finish(report: Report, progress: Progress, path: Path | None) -> None:
+    report.stages = [asdict(stage) for stage in progress.stages]
+    if path:
+        _write(path, report)
+
+
+def _is_special(path: Path) -> bool:
+    """A terminal or a pipe, which a rename would replace by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _write(path: Path, report: Report) -> None:
-    aside = path.with_name(f".{path.name}.new")
+    text = json.dumps(asdict(report), indent=2) + "\n"
     try:
-        aside.write_text(json.dumps(asdict(report), indent=2) + "\n")
-        aside.replace(path)
+        if _is_special(path):
+            path.write_text(text)
+            return
+        if path.is_dir():
+            raise IsADirectoryError(None, "is a directory")
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            aside.write_text(text)
+            aside.replace(path)
+        finally:
+            with suppress(OSError):
+                aside.unlink()
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"cannot write {path}: {reason}", mend="name a file that can be written") from error
+        raise UsageError(f"cannot write {path}: {_reason(error)}", mend="name a file that can be written") from error
 
 
-def _identify(prepared: Prepared, accelerator: Accelerator, report: Report, progress: Progress) -> None:
+def _identify(prepared: Prepared, report: Report, progress: Progress) -> None:
     """Say what the run is done with, before it is done."""
     modules = prepared.modules
     report.kernel = f"{prepared.kernel.name} {prepared.kernel.release}"
@@ -132,13 +166,43 @@ def _identify(prepared: Prepared, accelerator: Accelerator, report: Report, prog
     progress.line(f"hv_vmbus       {modules.vmbus_hash} (patched)")
 
 
-def _move(running: Rig, file: Path, report: Report, progress: Progress) -> None:
-    guest = running.machine.guest
-    size = file.stat().st_size
-    transfer = guest.module("pyharness.guest.transfer").Transfer(NODE, f"/run/{file.name}")
+@contextmanager
+def _judged(running: Rig, report: Report) -> Iterator[None]:
+    """What fails in here is the driver's or the host's doing, and what the kernel says of it is part of the report."""
+    log = len(running.machine.guest.dmesg())
+    try:
+        yield
+    except (OSError, HostError, BlobServiceError, ValueError) as error:
+        said = "\n".join(str(message) for message in running.machine.guest.dmesg(log))
+        raise CheckFailed(f"the device failed: {error}", detail=said) from error
+    finally:
+        with suppress(HarnessError):  # a guest that died has said so already
+            report.kernel_warnings = running.warnings()
+    splats = running.machine.console.warnings
+    if splats:
+        raise GuestCrashed(f"the guest's kernel reported {splats[0].kind}", detail=splats[0].text)
+    if report.kernel_warnings:
+        count = len(report.kernel_warnings)
+        raise CheckFailed(f"the guest's kernel gave {count} warnings", detail="\n".join(report.kernel_warnings))
+
+
+def _pieces(source: BinaryIO) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = source.read(CHUNK_BYTES)
+        except OSError as error:
+            raise UsageError(f"cannot read {source.name}: {_reason(error)}", mend="name another file") from error
+        if not piece:
+            return
+        yield piece
+
+
+def _move(running: Rig, source: BinaryIO, report: Report, progress: Progress) -> None:
+    size = os.fstat(source.fileno()).st_size
+    transfer = running.machine.guest.module("pyharness.guest.transfer").Transfer(NODE, _BLOB)
     digest = hashlib.sha256()
-    with progress.stage("upload"), file.open("rb") as stream:
-        while piece := stream.read(CHUNK_BYTES):
+    with progress.stage("upload"):
+        for piece in _pieces(source):
             digest.update(piece)
             transfer.upload(piece)
             report.bytes += len(piece)
@@ -155,23 +219,20 @@ def _move(running: Rig, file: Path, report: Report, progress: Progress) -> None:
     _rate(progress, "downloaded", done, transfer.download_seconds)
     report.sha256_match = transfer.sha256() == digest.hexdigest()
     if not report.sha256_match:
-        raise CheckFailed(f"{file} came back changed: SHA-256 {transfer.sha256()}, sent {digest.hexdigest()}")
+        raise CheckFailed(f"the data came back changed: SHA-256 {transfer.sha256()}, sent {digest.hexdigest()}")
     transfer.close()
 
 
 def _rate(progress: Progress, verb: str, count: int, seconds: float) -> None:
-    progress.line(f"  {verb} {count / _MIB:.1f} MiB through the ioctl in {seconds:.3f} s of guest time")
+    rate = f", {count / _MIB / seconds:.0f} MiB/s" if count else ""
+    progress.line(f"  {verb} {count / _MIB:.1f} MiB through the ioctl in {seconds:.3f} s of guest time{rate}")
 
 
-def _settle(running: Rig, report: Report, progress: Progress) -> None:
-    """Nothing may be pending, both modules must go, and the kernel must not have complained."""
+def _settle(running: Rig, progress: Progress) -> None:
+    """Nothing may be pending, and both modules must go."""
     pending = running.pending_requests()
     progress.line(f"pending        {len(pending)} requests")
     if pending:
         raise CheckFailed(f"{len(pending)} requests are pending after the last answer", detail="\n".join(pending))
     with progress.stage("unload"):
         running.unload()
-    report.kernel_warnings = running.warnings()
-    if report.kernel_warnings:
-        count = len(report.kernel_warnings)
-        raise CheckFailed(f"the guest's kernel gave {count} warnings", detail="\n".join(report.kernel_warnings))

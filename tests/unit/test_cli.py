@@ -12,12 +12,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from pyharness import cli, repository
-from pyharness.commands import check, clean
-from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
+from pyharness.commands import check, clean, run
+from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, TimedOut
+from pyharness.rig import Rig
 
 NOBODY = 65534
 
@@ -31,9 +34,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def one_line(captured: str) -> str:
@@ -122,9 +126,37 @@ def test_wrong_qemu(name: str, reason: str, tmp_path: Path, capsys: pytest.Captu
     assert reason in one_line(capsys.readouterr().err)
 
 
-def test_report_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--json", str(tmp_path / "absent" / "out.json")]) == Exit.USAGE
+@pytest.mark.parametrize("name", ["absent/out.json", "file/out.json", "."])
+def test_report_that_cannot_be_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["run", "--json", str(tmp_path / name)]) == Exit.USAGE
     assert "cannot write" in one_line(capsys.readouterr().err)
+
+
+def test_report_to_a_pipe_is_written_once_and_replaces_nothing(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "pyharness", "run", "--kernel", "debian-2.4", "--json", str(pipe)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ)) as running:
+        assert json.loads(pipe.read_text())["verdict"] == "usage"
+        assert running.wait() == Exit.USAGE
+    assert pipe.is_fifo()
+
+
+def test_the_driver_is_to_blame_for_what_the_guest_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = SimpleNamespace(dmesg=lambda start=0: ["a line of the log"][start:])
+    machine = SimpleNamespace(guest=guest, console=SimpleNamespace(warnings=[]))
+    running = SimpleNamespace(machine=machine, warnings=lambda: ["a warning"])
+    report = run.Report()
+    with pytest.raises(CheckFailed, match="Input/output error"), run._judged(cast(Rig, running), report):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert report.kernel_warnings == ["a warning"]
+    with pytest.raises(CheckFailed, match="1 warnings"), run._judged(cast(Rig, running), report):
+        pass
+    machine.console.warnings.append(SimpleNamespace(kind="lockdep", text="the splat"))
+    with pytest.raises(GuestCrashed, match="lockdep") as crashed, run._judged(cast(Rig, running), report):
+        pass
+    assert crashed.value.detail == "the splat"
 
 
 def test_report_is_written_for_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
