@@ -34,7 +34,8 @@ def build_initramfs(modules_dir: Path, out: Path) -> None:
     config = mkinitramfs.Config()
     config.busybox = _static_busybox()
     config.root_disk = True
-    with tempfile.TemporaryDirectory(prefix="pyharness-initramfs-") as unpacked:
+    # Beside the result, so that what a killed run leaves of it goes with the directory.
+    with tempfile.TemporaryDirectory(prefix="initramfs-", dir=out.parent) as unpacked:
         config.modfiles = [str(path) for path in _unpack_closure(modules_dir, Path(unpacked))]
         with out.open("xb") as stream:
             mkinitramfs.mkinitramfs(stream, config)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import threading
@@ -100,7 +101,9 @@ class Machine:
         try:
             build_initramfs(self.config.kernel.modules, run_dir.initramfs)
         except OSError as error:
-            raise HarnessError(f"the initramfs cannot be made: {error}", mend="free some disk space") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = f"free some disk space in {run_dir.path.parent}" if full else ""
+            raise HarnessError(f"the initramfs cannot be made: {error}", mend=mend) from error
         command = qemu_command(self.config, run_dir, run_dir.initramfs)
         self._console = Console(command, new_log_dir(self.config.log_root), self._on_end)
         self._console.start()
