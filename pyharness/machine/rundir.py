@@ -26,9 +26,7 @@ class RunDir:
         base = _base()
         _sweep(base)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-            self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.path, self._lock = _make(base)
         except OSError as error:
             raise HarnessError(
                 f"no run directory can be made in {base}: {error.strerror}",
@@ -73,6 +71,19 @@ def _base() -> Path:
         if len(os.fsencode(candidate)) <= _MAX_BASE_LENGTH and os.access(candidate, os.W_OK | os.X_OK):
             return candidate
     raise HarnessError("no directory for the machine's sockets", mend="set XDG_RUNTIME_DIR to a short, writable path")
+
+
+def _make(base: Path) -> tuple[Path, int]:
+    """A fresh directory and its lock, held."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Before it was locked, another start may have swept it: then this lock guards nothing.
+        with suppress(FileNotFoundError):
+            if (path / "lock").stat().st_ino == os.fstat(lock).st_ino:
+                return path, lock
+        os.close(lock)
 
 
 def _sweep(base: Path) -> None:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import fcntl
 import os
 import signal
 import subprocess
@@ -59,6 +60,27 @@ def test_what_a_killed_process_left_is_swept_and_the_living_are_spared(base: Pat
     assert mine.path.is_dir() and fresh.path.is_dir()
     mine.remove()
     fresh.remove()
+
+
+def test_a_sweep_between_making_and_locking_costs_nobody_a_directory(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start sweeps in the one moment when the fresh directory is there and not locked yet."""
+    flock = fcntl.flock
+    swept: list[Path] = []
+
+    def sweep_first(lock: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and not swept:
+            swept.extend(base.iterdir())
+            rundir._sweep(base)
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    run_dir = RunDir()
+    assert len(swept) == 1 and not swept[0].exists(), "the sweep came at another moment"
+    rundir._sweep(base)
+    assert list(base.iterdir()) == [run_dir.path] and run_dir.path != swept[0]
+    run_dir.remove()
 
 
 def test_without_a_writable_place_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
