@@ -95,7 +95,7 @@ def test_a_kill_before_the_start_holds(tmp_path: Path) -> None:
 
 def test_the_terminal_is_the_controlling_one(tmp_path: Path) -> None:
     """Its hang-up must reach QEMU should the harness die before the death signal is armed."""
-    console = started(tmp_path, "echo tty >/dev/tty; ps -o pid=,sid= -p $$")
+    console = started(tmp_path, "echo tty >/dev/tty; cut -d' ' -f1,6 /proc/$$/stat")
     assert console.wait_end(END_S)
     tty, ids = console.tail().splitlines()
     assert tty == "tty"
