@@ -42,6 +42,12 @@ def test_long_requests_and_responses(lab: Lab, node: str, length: int) -> None:
     lab.work.exchange_on(node, length, 10, 20, request_len=length, response_len=length, offsets=(5, 6, 7))
 
 
+@pytest.mark.parametrize("length", [100, 50_001])
+def test_32_bit_program(lab: Lab, node: str, length: int) -> None:
+    """Fails with ENOTTY for a driver without .compat_ioctl: the kernel never calls .unlocked_ioctl for such a call."""
+    lab.work.exchange_of_32_bit(node, length, length)
+
+
 def test_page_limit_and_one_page_over(lab: Lab, node: str) -> None:
     before = lab.first.counters
     assert lab.work.largest_exchange(node, 0) == 0

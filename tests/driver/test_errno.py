@@ -44,6 +44,13 @@ def test_enotty(lab: Lab, node: str, command: int) -> None:
     assert_nothing_sent(lab, before)
 
 
+def test_enotty_in_a_32_bit_program(lab: Lab, node: str) -> None:
+    before = lab.first.counters.requests
+    assert errno_name(lab.work.attempt_of_32_bit(node, AZURE_BLOB_IOCTL + 1)) == "ENOTTY"
+    assert errno_name(lab.work.attempt_of_32_bit(node, BLKGETSIZE64)) == "ENOTTY"
+    assert_nothing_sent(lab, before)
+
+
 # -- EACCES
 
 

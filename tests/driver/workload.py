@@ -37,6 +37,12 @@ DRIVER = "hv_azure_blob"
 VMBUS_DRIVER = Path("/sys/bus/vmbus/drivers") / DRIVER
 DEBUGFS = Path("/sys/kernel/debug") / DRIVER
 
+MAP_32BIT = 0x40  # asm/mman.h; Python has it from 3.13 on
+
+# int ioctl(fd, command, argument), in the calling convention of 64-bit code, through the gate of 32-bit programs:
+# push rbx; mov ebx, edi; mov ecx, esi; mov eax, 54 (ioctl; the argument is in edx already); int 0x80; pop rbx; ret
+_INT80_IOCTL = bytes.fromhex("53 89fb 89f1 b836000000 cd80 5b c3")
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,9 +59,9 @@ def ioctl(fd: int, command: int, argument: Any) -> int:
 class Memory:
     """A mapping in which a buffer starts at a chosen offset; a page before it and a page after it are watched."""
 
-    def __init__(self, length: int, offset: int = 0, *, guard: bool = True) -> None:
+    def __init__(self, length: int, offset: int = 0, *, guard: bool = True, flags: int = 0) -> None:
         self._guard = guard
-        self.map = mmap.mmap(-1, offset + length + 3 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.map = mmap.mmap(-1, offset + length + 3 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self.move(length, offset)
 
@@ -81,6 +87,25 @@ class Memory:
                 raise AssertionError(f"bytes beside a buffer of {self.length} at {self.start % PAGE} changed")
 
 
+def ioctl_of_32_bit(fd: int, command: int, argument: Any) -> int:
+    """As `ioctl`, but as a 32-bit program calls, with the struct in memory that such a program can address.
+
+    A process of either kind may take this gate; the kernel then looks the call up among those of 32-bit programs.
+    """
+    code = mmap.mmap(
+        -1, PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_32BIT, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    )
+    code.write(_INT80_IOCTL)
+    entry = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_uint, ctypes.c_uint)(entry)
+    place = Memory(ctypes.sizeof(AzBlobRequestSync), flags=MAP_32BIT)
+    ctypes.memmove(place.address, argument, place.length)
+    result = int(call(fd, command, place.address))
+    ctypes.memmove(argument, place.address, place.length)
+    place.check_guards()
+    return -result
+
+
 def exchange(
     fd: int,
     seed: int,
@@ -92,6 +117,7 @@ def exchange(
     response_len: int = 64,
     offsets: tuple[int, int, int] = (0, 0, 0),
     places: tuple[Memory, Memory, Memory] | None = None,
+    call: Callable[[int, int, Any], int] = ioctl,
 ) -> None:
     """One request with data in both directions; every byte is checked, and that no byte beside was touched.
 
@@ -116,7 +142,7 @@ def exchange(
         data_buffer=data.address,
     )
     ctypes.memmove(sync.guid, struct.pack("<QQ", seed, threading.get_ident()), 16)
-    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    error = call(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
     what = f"seed {seed}, out {out_len}, in {in_len}, offsets {offsets}"
     assert error == 0, f"{what}: {os.strerror(error)}"
     assert sync.response.status == 0, f"{what}: host status {sync.response.status:#x}"
@@ -135,6 +161,12 @@ def exchange_on(node: str, *args: Any, **kwargs: Any) -> None:
         exchange(fd, *args, **kwargs)
     finally:
         os.close(fd)
+
+
+def exchange_of_32_bit(node: str, seed: int, length: int) -> None:
+    """As `exchange_on`, called as a 32-bit program calls and with all memory where such a program has it."""
+    data, request, response = (Memory(size, PAGE, flags=MAP_32BIT) for size in (length, ORDER_SIZE, 64))
+    exchange_on(node, seed, length, length, places=(data, request, response), call=ioctl_of_32_bit)
 
 
 def largest_exchange(node: str, extra_pages: int) -> int:
@@ -282,7 +314,14 @@ def start(name: str, *args: Any) -> Child:
 # -- one request with chosen faults
 
 
-def attempt(fd: int, *, command: int = AZURE_BLOB_IOCTL, data_pages: int = 1, **fields: int) -> int:
+def attempt(
+    fd: int,
+    *,
+    command: int = AZURE_BLOB_IOCTL,
+    data_pages: int = 1,
+    call: Callable[[int, int, Any], int] = ioctl,
+    **fields: int,
+) -> int:
     """A request that is right but for `fields`; returns the errno."""
     data, request, response = Memory(data_pages * PAGE), Memory(ORDER_SIZE), Memory(64)
     moved = min(data_pages, 1) * 100
@@ -301,7 +340,7 @@ def attempt(fd: int, *, command: int = AZURE_BLOB_IOCTL, data_pages: int = 1, **
     sync.response.response_len = 0x22222222
     for name, value in fields.items():
         setattr(sync, name, value)
-    error = ioctl(fd, command, ctypes.byref(sync))
+    error = call(fd, command, ctypes.byref(sync))
     touched = (sync.response.status, sync.response.response_len) != (0x11111111, 0x22222222)
     if error in (errno.ENOTTY, errno.EACCES, errno.EINVAL) and touched:
         raise AssertionError(f"{os.strerror(error)}, and the answer's fields were written to")
@@ -310,7 +349,11 @@ def attempt(fd: int, *, command: int = AZURE_BLOB_IOCTL, data_pages: int = 1, **
     return error
 
 
-def attempt_on(node: str, **fields: int) -> int:
+def attempt_of_32_bit(node: str, command: int) -> int:
+    return attempt_on(node, command=command, call=ioctl_of_32_bit)
+
+
+def attempt_on(node: str, **fields: Any) -> int:
     fd = os.open(node, os.O_RDWR)
     try:
         return attempt(fd, **fields)
