@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from pyharness.vsp.server import VspServer
 from pyharness.vsp.wire import Status
@@ -159,7 +160,18 @@ def test_lowest_free_name_is_taken(lab: Lab) -> None:
     lab.work.exchange_on(again[str(SECOND)], 1, 100, 100)
 
 
-# -- unload
+# -- load and unload
+
+
+def test_alias_names_the_device(lab: Lab) -> None:
+    """The driver is loaded for the device on sight: udev asks for the module whose alias is the device's modalias."""
+    with lab.modules.driver.open("rb") as stream:
+        section = ELFFile(stream).get_section_by_name(".modinfo")
+        assert section
+        fields = section.data().split(b"\0")
+    aliases = [field.removeprefix(b"alias=").decode() for field in fields if field.startswith(b"alias=")]
+    for instance in (FIRST, SECOND, NULL):
+        assert aliases == [lab.work.modalias(str(instance))]
 
 
 def test_unload_while_a_file_is_open(lab: Lab, node: str) -> None:

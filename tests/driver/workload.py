@@ -620,6 +620,11 @@ def nodes() -> dict[str, str]:
     return found
 
 
+def modalias(device: str) -> str:
+    """What the device's uevent says, by which a driver for it is sought."""
+    return Path(f"/sys/bus/vmbus/devices/{device}/modalias").read_text().strip()
+
+
 def pending(device: str) -> list[list[str]]:
     """The rows of pending_requests, without its first line, which names the columns."""
     lines = (DEBUGFS / device / "pending_requests").read_text().splitlines()
