@@ -458,15 +458,20 @@ static void az_blob_pump(struct az_blob_device *dev)
 		if (dev->in_flight == AZ_BLOB_QUEUE_DEPTH)
 			return;
 
-		/*
-		 * An error other than -EAGAIN leaves nothing behind, even if
-		 * the packet went out: VMBus takes the id back, and the
-		 * callback looks ids up under the lock that is held here.
-		 */
 		ret = az_blob_send_or_ask(dev, req);
 		if (ret == -EAGAIN)
 			return;
-		if (ret) {
+
+		/*
+		 * -ENODEV is a rescinded channel, and does not tell whether the
+		 * packet went out before that showed. If so, the host may use
+		 * the pages until the channel is closed. So it counts as sent,
+		 * and .remove, which follows a rescind, ends it after that. No
+		 * completion can: VMBus has taken the id back, under the lock
+		 * that is held here. Any other error means that nothing went
+		 * out.
+		 */
+		if (ret && ret != -ENODEV) {
 			az_blob_finish(dev, req, ret);
 			continue;
 		}
@@ -863,7 +868,10 @@ err_put:
 
 /*
  * Unbind or rescind. The latter runs on a workqueue that all of VMBus shares,
- * so this waits for the host, within bounds, and never for user space.
+ * so this waits for the host within bounds, and not for users of the node. It
+ * does wait for a read of pending_requests to end, which may take a page fault
+ * in the reader's memory, so there is no bound to that if user space serves the
+ * fault; but only root can open that file.
  */
 static void az_blob_remove(struct hv_device *hdev)
 {
