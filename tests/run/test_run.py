@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -80,16 +81,13 @@ class Run:
             time.sleep(0.05)
 
 
-def run_directories() -> set[Path]:
-    base = Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp"))
-    return set(base.glob("pyharness-*"))
-
-
 @pytest.fixture
-def clean_exit() -> Iterator[None]:
-    before = run_directories()
-    yield
-    assert run_directories() <= before
+def clean_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A place for run directories that nobody else uses; its path is short, for the sake of the sockets."""
+    with tempfile.TemporaryDirectory(prefix="run-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield
+        assert list(Path(runtime).iterdir()) == []
 
 
 def report_of(path: Path) -> dict[str, object]:
