@@ -12,6 +12,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, cmp_to_key
 from pathlib import Path
@@ -166,10 +167,12 @@ class Apt:
         """`names` and all that they depend on, in the newest versions that are served, sorted by name."""
         self.refresh()
         pins = [f"Package: {gone.name}\nPin: version {gone.version}\nPin-Priority: -1\n" for gone in self._gone]
-        _write_private(self.dir / "etc" / "preferences", "\n".join(pins))
         argv = ["apt-get", "install", "--simulate", "--no-install-recommends", "--yes", *names]
         try:
-            text = self._query(*argv)
+            # What another run found gone is its own pin.
+            with self._lock():
+                _write_private(self.dir / "etc" / "preferences", "\n".join(pins))
+                text = self._query(*argv)
         except CommandFailed as error:
             raise HarnessError(
                 f"{self.release} has no set of packages for {' '.join(names)}",
@@ -203,19 +206,24 @@ class Apt:
         """Fetch the lists when they are older than a day or `force` is set, but once per run at most."""
         if self._refreshed_now:
             return
-        with self.cache.lock(f"apt-{self.release}", self.progress):
+        self.cache.hold("apt", self.release)
+        with self._lock():
             self._configure()
             lists = f"lists-{self.release}"
             sources = key_of((self.dir / "etc" / "sources.list").read_text())
             last = self.cache.recall(lists) or {}
             age = time.time() - last.get("time", 0.0)
-            if not force and last.get("sources") == sources and 0 <= age < LISTS_MAX_AGE_S:
+            present = any((self.dir / "state" / "lists").glob("*Release"))
+            if not force and present and last.get("sources") == sources and 0 <= age < LISTS_MAX_AGE_S:
                 return
             self.progress.step(f"fetching the package lists of {self.release}")
             with self.cache.space(GIB // 2):
                 self._update()
             self.cache.remember(lists, {"sources": sources, "time": time.time()})
         self._refreshed_now = True
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return self.cache.lock(f"apt-{self.release}", self.progress)
 
     @cached_property
     def _mirrors(self) -> Mirrors:
@@ -360,6 +368,11 @@ def _capture(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
+    """Write a file that another run's apt may read meanwhile; the caller holds the lock against other writers."""
+    if path.exists() and path.read_text() == text:
+        return
+    aside = path.with_name(f"{path.name}.new")
     # apt's configuration may hold a proxy's password.
-    path.touch(mode=0o600)
-    path.write_text(text)
+    aside.touch(mode=0o600)
+    aside.write_text(text)
+    aside.replace(path)

@@ -7,6 +7,7 @@ Layout below the root (each directory 0700):
     locks/KIND.KEY      flock(2)ed: shared by the users of an entry, exclusive for its builder or remover; holds the
                         entry's size in bytes, and its mtime is the time of last use
     tmp/KIND.KEY        an entry being built or removed; without a lock holder it is what a dead process left
+    apt/RELEASE/        apt's private configuration and package lists; locks/apt.RELEASE is its lock
     resolved/NAME.json  what a name ("the newest 6.12 kernel") was last resolved to
 
 A lock lives as long as the process that holds it, so `kill -9` frees it.
@@ -181,6 +182,13 @@ class Cache:
         with self._exclusive("lock", name, progress):
             yield
 
+    def hold(self, kind: str, key: str) -> None:
+        """Keep what is not an entry in use as if it were one; waits while it is being removed."""
+        if (kind, key) not in self._in_use:
+            fd = self._lock(kind, key, fcntl.LOCK_SH)
+            assert fd is not None
+            self._in_use[kind, key] = fd
+
     def entries(self) -> list[Entry]:
         """All finished entries, least recently used first."""
         found = []
@@ -209,6 +217,11 @@ class Cache:
         finally:
             os.close(fd)
         return True
+
+    def remove_package_lists(self) -> list[str]:
+        """Remove apt's package lists; returns the releases whose lists a live process uses, which stay."""
+        lists = sorted((self.root / "apt").glob("*"))
+        return [path.name for path in lists if not self.remove(Entry("apt", path.name, path, 0, 0.0))]
 
     def trim(self) -> list[Entry]:
         """Remove the least recently used entries that nobody uses until the limit is kept; returns them."""

@@ -340,3 +340,28 @@ def test_private_configuration_keeps_off_the_system(tmp_path: Path, repository: 
     assert "Post-Invoke" not in dump
     assert settings["Acquire::http::Proxy"] == '"DIRECT"', "the machine's own settings were lost"
     assert (apt.dir / "apt.conf").stat().st_mode & 0o077 == 0
+
+
+def test_a_shared_file_is_replaced_whole_and_only_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "apt.conf"
+    apt_module._write_private(path, "first\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.stat()
+    with path.open() as reader:
+        apt_module._write_private(path, "first\n")
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        apt_module._write_private(path, "second\n")
+        assert reader.read() == "first\n"
+    assert path.read_text() == "second\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lists_that_were_removed_are_fetched_anew(tmp_path: Path, repository: Repository) -> None:
+    repository.add("library", "1.0")
+    repository.publish()
+    first = open_apt(tmp_path)
+    first.refresh()
+    assert first.cache.remove_package_lists() == ["test"], "lists were removed from under their user"
+    first.cache.close()
+    assert first.cache.remove_package_lists() == []
+    assert open_apt(tmp_path).versions("library") == [Package("library", "1.0")]

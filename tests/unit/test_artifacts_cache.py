@@ -242,3 +242,18 @@ def test_remembered_until_forgotten(tmp_path: Path) -> None:
     assert cache.recall("broken") is None
     cache.forget()
     assert cache.recall("kernel") is None
+
+
+def test_package_lists_go_unless_a_live_process_uses_them(tmp_path: Path) -> None:
+    for release in ("old", "new"):
+        (tmp_path / "apt" / release).mkdir(parents=True)
+        (tmp_path / "apt" / release / "apt.conf").write_text("x")
+    user = start(tmp_path, 'cache.hold("apt", "new")\nsay("holds")\nwait()')
+    assert hear(user) == "holds"
+    cache = Cache(tmp_path)
+    assert cache.remove_package_lists() == ["new"]
+    assert [path.name for path in (tmp_path / "apt").iterdir()] == ["new"]
+    user.kill()
+    user.wait()
+    assert cache.remove_package_lists() == []
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
