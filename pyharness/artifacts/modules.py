@@ -22,14 +22,6 @@ DRIVER = "hv_azure_blob"
 _RECIPE = "1"  # raise it when the way of building changes
 _DISK_NEEDED = 256 << 20
 
-# Beside the kernel's own Makefile: only hv_vmbus, and our hyperv.h before that of the headers.
-_VMBUS_KBUILD = """\
-include $(src)/Makefile
-obj-y :=
-obj-m := hv_vmbus.o
-LINUXINCLUDE := -I$(src)/../../include $(LINUXINCLUDE)
-"""
-
 
 @dataclass(frozen=True)
 class Modules:
@@ -80,17 +72,18 @@ def build_driver(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str,
 
 
 def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
-    """hv_vmbus from the kernel's own source with kernel/patches; returns the key and the directory of the entry."""
+    """hv_vmbus from the kernel's own source with kernel/patches and kernel/vmbus/Kbuild; returns as build_driver does."""
     patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
-    named = {patch.name: patch for patch in patches}
-    key = key_of(_RECIPE, _VMBUS_KBUILD, kernel.key, _compiler_version(kernel), files=named)
+    kbuild = repository.ROOT / "kernel" / "vmbus" / "Kbuild"
+    named = {path.name: path for path in (*patches, kbuild)}
+    key = key_of(_RECIPE, kernel.key, _compiler_version(kernel), files=named)
 
     def build(directory: Path) -> None:
         progress.step(f"{kernel.name}: building {VMBUS}")
         stage = directory / "build"
         shutil.copytree(kernel.source, stage, symlinks=True)
         apply_patches(patches, stage, kernel.name)
-        (stage / "drivers" / "hv" / "Kbuild").write_text(_VMBUS_KBUILD)
+        shutil.copyfile(kbuild, stage / "drivers" / "hv" / "Kbuild")
         _make(kernel, stage, "drivers/hv", VMBUS, directory, progress)
 
     return key, cache.build("vmbus", key, build, needs=_DISK_NEEDED, progress=progress)

@@ -18,6 +18,7 @@ from pyharness.progress import Progress
 # `make M=DIR modules` of a kernel, as far as the build is concerned: compile each module's source where it is.
 FAKE_HEADERS = """\
 modules:
+	test -f $(M)/Kbuild
 	cd $(M) && for s in hv_*.c; do gcc $(KCFLAGS) -I$(M)/../uapi -g -Wall -c -o $${s%.c}.ko $(M)/$$s || exit 2; done
 """
 DRIVER = '#include "hv_azure_blob.h"\nint answer(void)\n{\n\treturn AZURE_BLOB;\n}\n'
@@ -29,6 +30,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {
         "kernel/Kbuild": "obj-m := hv_azure_blob.o\n",
         "kernel/hv_azure_blob.c": DRIVER,
+        "kernel/vmbus/Kbuild": "obj-m := hv_vmbus.o\n",
         "kernel/patches/0001-word.patch": "--- a/drivers/hv/hv_vmbus.c\n+++ b/drivers/hv/hv_vmbus.c\n"
         "@@ -1 +1,2 @@\n int vmbus;\n+int patched;\n",
         "uapi/hv_azure_blob.h": "#define AZURE_BLOB 42\n",
@@ -62,9 +64,12 @@ def test_an_edit_rebuilds_only_what_it_concerns(tmp_path: Path, repository: Path
     assert b"reply" in second.driver.read_bytes()
     (repository / "uapi/hv_azure_blob.h").write_text("#define AZURE_BLOB 43\n")
     assert build_modules(kernel, cache, progress).driver_hash not in (first.driver_hash, second.driver_hash)
+    (repository / "kernel/vmbus/Kbuild").write_text("obj-m := hv_vmbus.o\n# edited\n")
+    edited = build_modules(kernel, cache, progress)
+    assert edited.vmbus_hash != first.vmbus_hash
     (repository / "kernel/patches/0001-word.patch").unlink()
     third = build_modules(kernel, cache, progress)
-    assert third.vmbus_hash != first.vmbus_hash
+    assert third.vmbus_hash not in (first.vmbus_hash, edited.vmbus_hash)
     assert b"patched" not in third.vmbus.read_bytes()
 
 
