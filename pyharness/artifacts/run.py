@@ -58,8 +58,8 @@ def run(
     """Run `argv` and return the last lines of its output (stdout and stderr together, as they came).
 
     `env` is added to the environment, `log` is appended to, `on_line` hears each line. However this function is left,
-    the tool and its children are gone: its process group is killed on any exception, and the kernel kills
-    it when this process dies.
+    the tool and its children are gone: its process group is killed on any exception. When this process is killed
+    itself, the kernel kills the tool, but not what the tool has started: that ends with its own work.
 
     Raises CommandFailed, HarnessError when the tool is missing, and OSError(ENOSPC) when it ran out of disk.
     """
