@@ -31,24 +31,34 @@ class Terminal:
     """The value of TERM."""
 
     def copy(self, seconds: float) -> None:
-        """Copy in both directions for some time, and then what is there already."""
+        """Copy in both directions for some time, and then what is there already. Returns when the console hangs up."""
         deadline = time.monotonic() + seconds
         stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
-        while ready := select.select([self.console, stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            if self.console in ready:
-                data = self.console.recv(_CHUNK)
-                if not data:
-                    return
-                os.write(stdout, data)
-            if stdin in ready:
-                self.console.sendall(os.read(stdin, _CHUNK))
+        sources: list[socket.socket | int] = [self.console, stdin]
+        while ready := select.select(sources, [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                if self.console in ready:
+                    if not (shown := self.console.recv(_CHUNK)):
+                        return
+                    os.write(stdout, shown)
+                if stdin in ready:
+                    if not (typed := os.read(stdin, _CHUNK)):
+                        sources.remove(stdin)
+                    self.console.sendall(typed)
+            except ConnectionError:
+                return
+
+
+def require_terminal() -> None:
+    """Raise UsageError unless this process has a terminal to give to a shell."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the shell needs a terminal", mend="run it from one; for scripts there is `pyharness run`")
 
 
 @contextmanager
 def attached_terminal(path: Path) -> Iterator[Terminal]:
     """Connect to the console's socket at `path`, with the terminal in raw mode for as long. Raises UsageError."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("a shell needs a terminal", mend="run it from a terminal, without redirections")
+    require_terminal()
     columns, rows = os.get_terminal_size(sys.stdin.fileno())
     saved = termios.tcgetattr(sys.stdin)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:

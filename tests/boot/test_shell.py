@@ -52,6 +52,19 @@ def test_a_shell_on_the_guests_console(config: MachineConfig, tmp_path: Path) ->
         person.close(force=True)
 
 
+def test_a_crash_under_the_shell_names_its_cause(config: MachineConfig, tmp_path: Path) -> None:
+    (tmp_path / "config").write_bytes(pickle.dumps(config))
+    argv = ["-c", PERSON, str(tmp_path / "config")]
+    person = pexpect.spawn(sys.executable, argv, cwd=ROOT, timeout=PATIENCE_S, encoding="utf-8")
+    try:
+        person.expect(r"# ")
+        person.sendline("echo c >/proc/sysrq-trigger")
+        person.expect(r"GuestCrashed: .*sysrq triggered crash")
+        person.expect(pexpect.EOF)
+    finally:
+        person.close(force=True)
+
+
 def test_without_a_terminal_it_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/null").open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
