@@ -72,7 +72,7 @@ def build_driver(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str,
 
 
 def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
-    """hv_vmbus from the kernel's own source with kernel/patches and kernel/vmbus/Kbuild; returns as build_driver does."""
+    """hv_vmbus from the kernel's source with kernel/patches and kernel/vmbus/Kbuild; returns as build_driver does."""
     patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
     kbuild = repository.ROOT / "kernel" / "vmbus" / "Kbuild"
     named = {path.name: path for path in (*patches, kbuild)}
