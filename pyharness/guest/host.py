@@ -155,10 +155,6 @@ class UeventWatch:
     def __init__(self, proxy: Any) -> None:
         self._proxy = proxy
 
-    def seen(self) -> list[dict[str, str]]:
-        """The events so far."""
-        return [dict(event) for event in self._proxy.since(0, 0)]
-
     def wait(self, matches: Callable[[dict[str, str]], bool], timeout_s: float) -> dict[str, str]:
         """The first event, past or to come, that `matches`. Raises TimedOut."""
         checked = 0
@@ -233,7 +229,7 @@ class Guest:
             pieces.append(data)
         return b"".join(pieces)
 
-    def insmod(self, module: Path | bytes | str, parameters: str = "") -> None:
+    def insmod(self, module: Path | bytes | str) -> None:
         """Load a module: a file of the host (Path), its bytes, or a file of the guest (str).
 
         Raises OSError with the kernel's errno; what the kernel logged meanwhile is its note.
@@ -247,7 +243,7 @@ class Guest:
         if not isinstance(module, str):
             self.push(module, name)
         try:
-            self._own("kernel").insmod(name, parameters)
+            self._own("kernel").insmod(name)
         except OSError as error:
             error.add_note("\n".join(map(str, self.dmesg(mark))))
             raise

@@ -15,11 +15,11 @@ _LEVEL_MASK = 7
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def insmod(path: str, parameters: str = "") -> None:
+def insmod(path: str) -> None:
     """Load the module file `path` (finit_module(2)). Raises OSError with the kernel's errno."""
     module = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syscall(_SYS_FINIT_MODULE, module, parameters.encode(), 0):
+        if _libc.syscall(_SYS_FINIT_MODULE, module, b"", 0):
             raise _os_error(path)
     finally:
         os.close(module)

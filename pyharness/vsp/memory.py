@@ -141,11 +141,6 @@ class GuestMemory:
         self._mappings.append(mapping)
         return memoryview(mapping)
 
-    @property
-    def size(self) -> int:
-        """Bytes of guest RAM."""
-        return sum(mapped.end - mapped.start for mapped in self._regions)
-
     def translate(self, segments: Sequence[int]) -> GuestBuffer:
         """The memory that a flat list of (gpa, length) pairs names, adjacent segments merged.
 
