@@ -25,4 +25,6 @@ def execute(args: argparse.Namespace) -> Exit:
         kept = [entry for entry in cache.entries() if not cache.remove(entry)]
         for entry in kept:
             print(f"kept {entry.kind}/{entry.key}: a run uses it now")
+        for release in cache.remove_package_lists():
+            print(f"kept the package lists of {release}: a run uses them now")
     return Exit.OK

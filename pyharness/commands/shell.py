@@ -7,13 +7,13 @@ Python in the guest finds the client library (`import pyharness.client`). Leave 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import prepare
 from pyharness.commands import options
-from pyharness.errors import Exit, UsageError
+from pyharness.errors import Exit
 from pyharness.machine.accel import choose_accelerator
+from pyharness.machine.terminal import require_terminal
 from pyharness.progress import Progress
 from pyharness.rig import NODE, rig
 
@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Exit:
     """Boot, then give the terminal to the guest."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("the shell needs a terminal", mend="run it from one; for scripts there is `pyharness run`")
+    require_terminal()
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
