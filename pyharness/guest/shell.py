@@ -8,6 +8,9 @@ import os
 import struct
 import subprocess
 import termios
+from pathlib import Path
+
+import pyharness
 
 _CONSOLE = "/dev/hvc0"
 
@@ -23,7 +26,14 @@ def start(rows: int, columns: int, terminal: str) -> subprocess.Popen[bytes]:
             stdout=console,
             stderr=console,
             cwd="/root",
-            env={"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": "/root", "TERM": terminal, "LANG": "C.UTF-8"},
+            env={
+                "PATH": os.defpath + ":/usr/sbin:/sbin",
+                "HOME": "/root",
+                "TERM": terminal,
+                "LANG": "C.UTF-8",
+                # The archive that the host sent: a person wants to import the client too.
+                "PYTHONPATH": str(Path(pyharness.__file__).parents[1]),
+            },
         )
     finally:
         os.close(console)
