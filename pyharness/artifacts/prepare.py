@@ -29,8 +29,7 @@ def prepare(kernel_name: str, cache: Cache, progress: Progress, own_qemu: Path |
 
     `own_qemu` is a binary of the user's to take instead. Raises what the parts raise.
     """
-    if own_qemu:
-        examine_qemu(own_qemu)
+    own = examine_qemu(own_qemu) if own_qemu else None
     with progress.stage("kernel"):
         kernel = ensure_kernel(kernel_name, cache, progress)
     with progress.stage("modules"):
@@ -38,5 +37,5 @@ def prepare(kernel_name: str, cache: Cache, progress: Progress, own_qemu: Path |
     with progress.stage("guest image"):
         root_image = ensure_root_image(cache, progress)
     with progress.stage("qemu"):
-        qemu = ensure_qemu(cache, progress, own_qemu)
+        qemu = ensure_qemu(cache, progress, own)
     return Prepared(kernel, modules, root_image, qemu)

@@ -50,6 +50,15 @@ class Qemu:
 
 
 @dataclass(frozen=True)
+class OwnQemu:
+    """A binary of the user's that has been examined."""
+
+    binary: Path
+    version: str
+    key: str
+
+
+@dataclass(frozen=True)
 class _Inputs:
     """What is fetched: a source version, and versions of the firmware packages in the order of their names."""
 
@@ -81,14 +90,12 @@ class _Inputs:
         return [Package(name, version) for name, version in zip(sorted(_FIRMWARE), self.firmware, strict=True)]
 
 
-def ensure_qemu(cache: Cache, progress: Progress, own: Path | None = None) -> Qemu:
-    """QEMU, built unless it is cached, or the user's `own` binary with our firmware.
+def ensure_qemu(cache: Cache, progress: Progress, own: OwnQemu | None = None) -> Qemu:
+    """QEMU, built unless it is cached, or the user's `own` with our firmware.
 
     The tree of sources and objects stays in the cache as an entry of its own, so that after an edit below qemu/ only
-    what depends on it is compiled. Raises HarnessError when it cannot be fetched or built, UsageError when `own` is
-    no QEMU with our devices.
+    what depends on it is compiled. Raises HarnessError when it cannot be fetched or built.
     """
-    own_version = examine_qemu(own) if own else ""
     known = None
     if found := cache.recall("qemu"):
         known = _Inputs(found["source"], tuple(found["firmware"]))
@@ -98,21 +105,20 @@ def ensure_qemu(cache: Cache, progress: Progress, own: Path | None = None) -> Qe
         take = partial(_take_firmware, inputs, apt)
         cache.build("firmware", inputs.firmware_key, take, progress=progress)
         if own:
-            return own.resolve().parent
+            return own.binary
         make = partial(_make, inputs, apt, cache, progress)
-        return cache.build("qemu", inputs.key, make, needs=_DISK_NEEDED, progress=progress)
+        return cache.build("qemu", inputs.key, make, needs=_DISK_NEEDED, progress=progress) / _BINARY
 
-    inputs, path = apt.fetch_newest(known, lambda: _choose(apt), build)
+    inputs, binary = apt.fetch_newest(known, lambda: _choose(apt), build)
     if inputs != known:
         cache.remember("qemu", asdict(inputs))
     firmware = cache.path("firmware", inputs.firmware_key)
-    if own:
-        return Qemu(own.resolve(), firmware, own_version, key_of(files={"binary": own}))
-    return Qemu(path / _BINARY, firmware, inputs.source, inputs.key)
+    version, key = (own.version, own.key) if own else (inputs.source, inputs.key)
+    return Qemu(binary, firmware, version, key)
 
 
-def examine_qemu(binary: Path) -> str:
-    """The version of the user's QEMU. Raises UsageError when it is not one that can run our guests."""
+def examine_qemu(binary: Path) -> OwnQemu:
+    """Take the user's QEMU. Raises UsageError when it is not one that can run our guests."""
     mend = "build it from Debian's source with what is in qemu/, or leave --qemu out"
     answers = []
     for question in (["--version"], ["-device", "help"]):
@@ -126,7 +132,7 @@ def examine_qemu(binary: Path) -> str:
     for device in ("hv-azure-blob", "hv-vpci-companion"):
         if f'"{device}"' not in devices:
             raise UsageError(f"cannot use {binary} as QEMU: it has no device {device}", mend=mend)
-    return version.partition("\n")[0]
+    return OwnQemu(binary.resolve(), version.partition("\n")[0], key_of(files={"binary": binary}))
 
 
 def _choose(apt: Apt) -> _Inputs:
