@@ -41,7 +41,7 @@ class Rig:
 
         Raises CheckFailed with the kernel's log when a module does not load, TimedOut when no node appears.
         """
-        for module in (self.modules.vmbus, self.modules.driver):
+        for module in (self.modules.vmbus.path, self.modules.driver.path):
             with _kernel_verdict(f"{module.name} does not load"):
                 self.machine.guest.insmod(module)
         self.machine.guest.wait_for_node(NODE, _NODE_TIMEOUT_S)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
-from pyharness.artifacts.patches import apply_patches
+from pyharness.artifacts.patches import apply_patches, is_applied
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed
 from pyharness.progress import Progress
@@ -19,23 +20,35 @@ from pyharness.progress import Progress
 VMBUS = "hv_vmbus"
 DRIVER = "hv_azure_blob"
 
-_RECIPE = "1"  # raise it when the way of building changes
+_RECIPE = "2"  # raise it when the way of building changes
 _DISK_NEEDED = 256 << 20
+
+# Compiled into what is under test alone, and only where the kernel can collect it.
+_COVERAGE = {"GCOV_KERNEL": "GCOV_PROFILE", "KCOV": "KCOV_INSTRUMENT"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of one kernel.
+
+    `path` is stripped for loading, `debug` has its DWARF, `sources` is the tree that it was compiled in (as the names
+    in its DWARF are relative to it) with the compiler's .gcno files if the kernel collects coverage. `hash` names what
+    it was built from.
+    """
+
+    name: str
+    hash: str
+    path: Path
+    debug: Path
+    sources: Path
 
 
 @dataclass(frozen=True)
 class Modules:
-    """The two modules of one kernel. `vmbus` and `driver` are stripped for loading; *_debug have their DWARF.
+    """The two modules of one kernel."""
 
-    The hashes name what they were built from.
-    """
-
-    vmbus: Path
-    driver: Path
-    vmbus_debug: Path
-    driver_debug: Path
-    vmbus_hash: str
-    driver_hash: str
+    vmbus: Module
+    driver: Module
 
 
 def build_modules(kernel: Kernel, cache: Cache, progress: Progress) -> Modules:
@@ -43,65 +56,88 @@ def build_modules(kernel: Kernel, cache: Cache, progress: Progress) -> Modules:
 
     Raises CheckFailed with the compiler's lines when one does not build, or a patch does not apply.
     """
-    vmbus_hash, vmbus = build_vmbus(kernel, cache, progress)
-    driver_hash, driver = build_driver(kernel, cache, progress)
-    return Modules(
-        vmbus=vmbus / f"{VMBUS}.ko",
-        driver=driver / f"{DRIVER}.ko",
-        vmbus_debug=vmbus / "debug" / f"{VMBUS}.ko",
-        driver_debug=driver / "debug" / f"{DRIVER}.ko",
-        vmbus_hash=vmbus_hash,
-        driver_hash=driver_hash,
-    )
+    return Modules(build_vmbus(kernel, cache, progress), build_driver(kernel, cache, progress))
 
 
-def build_driver(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
-    """hv_azure_blob from kernel/ and uapi/; returns the key and the directory of the entry."""
-    sources = files_below(*_sources(repository.ROOT / "kernel"), repository.ROOT / "uapi", base=repository.ROOT)
-    key = key_of(_RECIPE, kernel.key, _compiler_version(kernel), files=sources)
-
-    def build(directory: Path) -> None:
-        progress.step(f"{kernel.name}: building {DRIVER}")
-        stage = directory / "build"
-        for name, path in sources.items():
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, stage / name)
-        _make(kernel, stage, "kernel", DRIVER, directory, progress)
-
-    return key, cache.build("driver", key, build, needs=_DISK_NEEDED, progress=progress)
+def build_driver(kernel: Kernel, cache: Cache, progress: Progress, root: Path | None = None) -> Module:
+    """hv_azure_blob from kernel/ and uapi/ of the repository, or of a changed copy of it below `root`."""
+    root = root or repository.ROOT
+    sources = files_below(*_sources(root / "kernel"), root / "uapi", base=root)
+    return build_module(kernel, DRIVER, sources, "kernel", cache, progress)
 
 
-def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> tuple[str, Path]:
-    """hv_vmbus from the kernel's source with kernel/patches and kernel/vmbus/Kbuild; returns as build_driver does."""
+def build_module(
+    kernel: Kernel, name: str, sources: Mapping[str, Path], where: str, cache: Cache, progress: Progress
+) -> Module:
+    """A module of our own from `sources` (files by the path that they take), whose Kbuild is in `where` of them."""
+
+    def lay_out(stage: Path) -> None:
+        for relative, path in sources.items():
+            (stage / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, stage / relative)
+
+    return _build(kernel, name, _key(kernel, sources), lay_out, where, "", cache, progress)
+
+
+def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> Module:
+    """hv_vmbus from the kernel's source with kernel/patches and kernel/vmbus/Kbuild.
+
+    A patch that the kernel's source already has is left out.
+    """
     patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
     kbuild = repository.ROOT / "kernel" / "vmbus" / "Kbuild"
-    named = {path.name: path for path in (*patches, kbuild)}
-    key = key_of(_RECIPE, kernel.key, _compiler_version(kernel), files=named)
 
-    def build(directory: Path) -> None:
-        progress.step(f"{kernel.name}: building {VMBUS}")
-        stage = directory / "build"
+    def lay_out(stage: Path) -> None:
         shutil.copytree(kernel.source, stage, symlinks=True)
-        apply_patches(patches, stage, kernel.name)
+        apply_patches([patch for patch in patches if not is_applied(patch, stage)], stage, kernel.name)
         shutil.copyfile(kbuild, stage / "drivers" / "hv" / "Kbuild")
-        _make(kernel, stage, "drivers/hv", VMBUS, directory, progress)
 
-    return key, cache.build("vmbus", key, build, needs=_DISK_NEEDED, progress=progress)
+    key = _key(kernel, {path.name: path for path in (*patches, kbuild)})
+    return _build(kernel, VMBUS, key, lay_out, "drivers/hv", "_channel_mgmt.o", cache, progress)
 
 
 def _sources(kernel_dir: Path) -> list[Path]:
     return [path for path in kernel_dir.iterdir() if path.suffix in (".c", ".h") or path.name in ("Kbuild", "Makefile")]
 
 
-def _compiler_version(kernel: Kernel) -> str:
+def _key(kernel: Kernel, files: Mapping[str, Path]) -> str:
     if shutil.which(kernel.gcc) is None:
         raise missing_tool(kernel.gcc)
-    return run([kernel.gcc, "-dumpfullversion"])[-1]
+    return key_of(_RECIPE, kernel.key, run([kernel.gcc, "-dumpfullversion"])[-1], files=files)
 
 
-def _make(kernel: Kernel, stage: Path, source: str, name: str, entry: Path, progress: Progress) -> None:
-    """Build one module in `stage`/`source`, leave it stripped in `entry` and whole in `entry`/debug."""
+def _build(
+    kernel: Kernel,
+    name: str,
+    key: str,
+    lay_out: Callable[[Path], None],
+    where: str,
+    covered: str,
+    cache: Cache,
+    progress: Progress,
+) -> Module:
+    """The entry `key`: sources laid out in `sources`, compiled in `where` of it.
 
+    `covered` ends the name of the variables that ask for coverage: of one object instead of all.
+    """
+
+    def build(directory: Path) -> None:
+        progress.step(f"{kernel.name}: building {name}")
+        stage = directory / "sources"
+        lay_out(stage)
+        asked = [f"{ask}{covered}=y" for option, ask in _COVERAGE.items() if kernel.has(option)]
+        _make(kernel, stage, where, name, asked, progress)
+        built = (stage / where / f"{name}.ko").rename(directory / f"{name}.debug.ko")
+        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", built])
+        for path in files_below(stage, base=stage).values():
+            if path.suffix not in (".c", ".h", ".gcno"):
+                path.unlink()
+
+    entry = cache.build("module", key, build, needs=_DISK_NEEDED, progress=progress)
+    return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
+
+
+def _make(kernel: Kernel, stage: Path, where: str, name: str, asked: Sequence[str], progress: Progress) -> None:
     def tell(line: str) -> None:
         if re.search(r":\d+: warning: |^WARNING: modpost", line):
             progress.line(line.replace(f"{stage}/", ""))
@@ -109,14 +145,10 @@ def _make(kernel: Kernel, stage: Path, source: str, name: str, entry: Path, prog
     # Without the mapping, traces and DWARF would name a directory that is gone.
     flags = f"KCFLAGS=-ffile-prefix-map={stage}/="
     try:
-        run(["make", "-s", "-j2", "-C", kernel.headers, f"M={stage / source}", flags, "modules"], on_line=tell)
+        run(["make", "-s", "-j2", "-C", kernel.headers, f"M={stage / where}", flags, *asked, "modules"], on_line=tell)
     except CommandFailed as error:
         lines = [line.replace(f"{stage}/", "") for line in error.output]
         raise CheckFailed(
             f"{name} does not build for {kernel.name} ({kernel.release})",
             detail="\n".join(line for line in lines if not line.startswith("make")),
         ) from error
-    (entry / "debug").mkdir()
-    built = (stage / source / f"{name}.ko").rename(entry / "debug" / f"{name}.ko")
-    run(["strip", "--strip-debug", "-o", entry / f"{name}.ko", built])
-    shutil.rmtree(stage)

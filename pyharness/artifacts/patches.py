@@ -27,6 +27,15 @@ def apply_patches(patches: Sequence[Path], tree: Path, what: str, failure: type[
             ) from error
 
 
+def is_applied(patch: Path, tree: Path) -> bool:
+    """Whether the tree has the patch already: it could be taken back, exactly."""
+    try:
+        run(["patch", "-p1", "--fuzz=0", "--force", "--reverse", "--dry-run", "-i", patch], cwd=tree)
+    except CommandFailed:
+        return False
+    return True
+
+
 def lay_over(tree: Path, state: Path, own: Mapping[str, Path], patches: Sequence[Path]) -> None:
     """Make `tree` its pristine self plus `own` files plus `patches`, touching only files whose content changes.
 

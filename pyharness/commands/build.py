@@ -28,8 +28,8 @@ def execute(args: argparse.Namespace) -> Exit:
     prepared = prepare(args.kernel, cache, progress)
     built = {
         "kernel": {"release": prepared.kernel.release, "image": str(prepared.kernel.vmlinuz)},
-        "hv_vmbus": {"hash": prepared.modules.vmbus_hash, "path": str(prepared.modules.vmbus)},
-        "hv_azure_blob": {"hash": prepared.modules.driver_hash, "path": str(prepared.modules.driver)},
+        "hv_vmbus": {"hash": prepared.modules.vmbus.hash, "path": str(prepared.modules.vmbus.path)},
+        "hv_azure_blob": {"hash": prepared.modules.driver.hash, "path": str(prepared.modules.driver.path)},
         "root_image": {"key": prepared.root_image.key, "path": str(prepared.root_image.path)},
         "qemu": {"version": prepared.qemu.version, "key": prepared.qemu.key, "path": str(prepared.qemu.binary)},
     }

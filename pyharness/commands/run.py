@@ -159,11 +159,11 @@ def _identify(prepared: Prepared, report: Report, progress: Progress) -> None:
     modules = prepared.modules
     report.kernel = f"{prepared.kernel.name} {prepared.kernel.release}"
     report.qemu = f"{prepared.qemu.version} {prepared.qemu.key}"
-    report.driver = modules.driver_hash
+    report.driver = modules.driver.hash
     progress.line(f"kernel         {report.kernel}")
     progress.line(f"qemu           {report.qemu}")
-    progress.line(f"hv_azure_blob  {modules.driver_hash}")
-    progress.line(f"hv_vmbus       {modules.vmbus_hash} (patched)")
+    progress.line(f"hv_azure_blob  {modules.driver.hash}")
+    progress.line(f"hv_vmbus       {modules.vmbus.hash} (patched)")
 
 
 @contextmanager

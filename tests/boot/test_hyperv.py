@@ -21,7 +21,7 @@ NODE_TIMEOUT_S = 60
 
 @pytest.fixture
 def vmbus(machine: Machine, prepared: Prepared) -> Iterator[Machine]:
-    machine.guest.insmod(prepared.modules.vmbus)
+    machine.guest.insmod(prepared.modules.vmbus.path)
     yield machine
     machine.guest.rmmod("hv_vmbus")
 
@@ -47,7 +47,7 @@ def test_vmbus_connects_whichever_cpu_loads_it(machine: Machine, prepared: Prepa
     guest.module("os").sched_setaffinity(0, (cpu,))
     try:
         mark = len(guest.dmesg())
-        guest.insmod(prepared.modules.vmbus)
+        guest.insmod(prepared.modules.vmbus.path)
         assert re.search(r"hv_vmbus: Vmbus version:\d+\.\d+", texts(machine, mark))
         guest.rmmod("hv_vmbus")
     finally:
@@ -83,7 +83,7 @@ def test_the_stock_vmbus_shows_the_vpci_companion(machine: Machine, prepared: Pr
 def test_nodes_come_and_go_with_the_driver(vmbus: Machine, prepared: Prepared) -> None:
     guest = vmbus.guest
     watch = guest.uevents()
-    guest.insmod(prepared.modules.driver)
+    guest.insmod(prepared.modules.driver.path)
     guest.wait_for_node("/dev/azure_blob", NODE_TIMEOUT_S)
     guest.wait_for_node("/dev/azure_blob1", NODE_TIMEOUT_S)
     added = watch.wait(lambda event: event.get("DEVNAME") == "azure_blob" and event["ACTION"] == "add", NODE_TIMEOUT_S)
@@ -95,7 +95,7 @@ def test_nodes_come_and_go_with_the_driver(vmbus: Machine, prepared: Prepared) -
 
 def test_a_request_passes_the_whole_way(vmbus: Machine, prepared: Prepared) -> None:
     guest = vmbus.guest
-    guest.insmod(prepared.modules.driver)
+    guest.insmod(prepared.modules.driver.path)
     try:
         guest.wait_for_node("/dev/azure_blob1", NODE_TIMEOUT_S)
         nodes = guest.run("sh", "-c", f"ls /sys/bus/vmbus/devices/{NULL_DEVICE}/misc").stdout.decode().split()

@@ -68,7 +68,7 @@ class Lab:
 
     def load(self) -> None:
         """Load the driver and wait until its devices are in use."""
-        self.guest.insmod(self.modules.driver)
+        self.guest.insmod(self.modules.driver.path)
         self.work.wait_for_nodes(3)
 
     def unload(self) -> None:
@@ -89,7 +89,7 @@ def lab_on(machine: Machine, modules: Modules) -> Iterator[Lab]:
         machine.guest.module("sys").path.insert(0, _GUEST_DIRECTORY)
         work = machine.guest.module("tests.driver.workload")
         lab = Lab(machine, first, second, modules, work)
-        machine.guest.insmod(modules.vmbus)
+        machine.guest.insmod(modules.vmbus.path)
         lab.load()
         yield lab
 

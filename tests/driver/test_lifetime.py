@@ -165,7 +165,7 @@ def test_lowest_free_name_is_taken(lab: Lab) -> None:
 
 def test_alias_names_the_device(lab: Lab) -> None:
     """The driver is loaded for the device on sight: udev asks for the module whose alias is the device's modalias."""
-    with lab.modules.driver.open("rb") as stream:
+    with lab.modules.driver.path.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".modinfo")
         assert section
         fields = section.data().split(b"\0")

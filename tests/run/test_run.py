@@ -108,7 +108,7 @@ def test_the_booted_kernel_goes_through_and_back(tmp_path: Path, prepared: Prepa
     assert report["accelerator"] in ("tcg", "kvm")
     assert prepared.kernel.release in str(report["kernel"])
     assert prepared.qemu.key in str(report["qemu"])
-    assert report["driver"] == prepared.modules.driver_hash
+    assert report["driver"] == prepared.modules.driver.hash
     assert report["bytes"] == prepared.kernel.vmlinuz.stat().st_size > 10_000_000 or "6.1" in prepared.kernel.name
     assert report["sha256_match"] is True
     assert report["kernel_warnings"] == []
@@ -117,7 +117,7 @@ def test_the_booted_kernel_goes_through_and_back(tmp_path: Path, prepared: Prepa
     assert [stage["name"] for stage in stages][-5:] == ["boot", "load", "upload", "download", "unload"]
     # What the run is done with comes before the boot.
     said = run.output
-    for fact in ("accelerator ", prepared.kernel.release, prepared.modules.driver_hash, prepared.modules.vmbus_hash):
+    for fact in ("accelerator ", prepared.kernel.release, prepared.modules.driver.hash, prepared.modules.vmbus.hash):
         assert -1 < said.index(fact) < said.index("boot: ")
 
 

@@ -18,7 +18,7 @@ import pytest
 from pyharness.artifacts import apt as apt_module
 from pyharness.artifacts.apt import Apt, Gone, Mirrors, Package, Suite, parse_mirrors, sort_versions
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import DebianKernel, PackageSet, newest_package_set
+from pyharness.artifacts.kernels.packaged import DebianKernel, PackageSet, newest_package_set
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
 
@@ -285,7 +285,7 @@ def test_nothing_left_is_an_error_with_a_mend(tmp_path: Path, repository: Reposi
             repository.add(name, version).unlink()
     repository.publish()
     apt = open_apt(tmp_path)
-    spec = DebianKernel("test", "linux-source-6.1", r"linux-image-(6\.1\.0-\d+)-amd64-unsigned", "linux-kbuild-6.1")
+    spec = DebianKernel("", "test", "linux-source-6.1", r"linux-image-(6\.1\.0-\d+)-amd64-unsigned", "linux-kbuild-6.1")
     debs = tmp_path / "debs"
     debs.mkdir()
     tried = []
@@ -308,7 +308,7 @@ def test_kernel_packages_are_of_one_version(tmp_path: Path, repository: Reposito
         repository.add("linux-source-6.12", version)
     repository.publish()
     spec = DebianKernel(
-        "test", "linux-source-6.12", r"linux-image-(6\.12\.\d+\+deb12)-amd64-unsigned", "linux-kbuild-{abi}"
+        "", "test", "linux-source-6.12", r"linux-image-(6\.12\.\d+\+deb12)-amd64-unsigned", "linux-kbuild-{abi}"
     )
     found = newest_package_set("k", spec, open_apt(tmp_path))
     assert {package.version for package in found.packages} == {"6.12.10-1"}

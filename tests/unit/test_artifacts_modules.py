@@ -47,6 +47,8 @@ def kernel(tmp_path: Path) -> Kernel:
     (source / "drivers/hv").mkdir(parents=True)
     (source / "drivers/hv/hv_vmbus.c").write_text("int vmbus;\n")
     headers.mkdir()
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/config-6.0-fake").write_text("CONFIG_MODULES=y\n")
     (headers / "Makefile").write_text(FAKE_HEADERS)
     return Kernel("fake", "k", "6.0-fake", "6.0", "gcc", tmp_path, headers, source)
 
@@ -54,33 +56,33 @@ def kernel(tmp_path: Path) -> Kernel:
 def test_an_edit_rebuilds_only_what_it_concerns(tmp_path: Path, repository: Path, kernel: Kernel) -> None:
     cache, progress = Cache(tmp_path / "cache"), Progress(stream=io.StringIO())
     first = build_modules(kernel, cache, progress)
-    assert b"patched" in first.vmbus.read_bytes()
+    assert b"patched" in first.vmbus.path.read_bytes()
     assert build_modules(kernel, cache, progress) == first
     source = repository / "kernel/hv_azure_blob.c"
     source.write_text(DRIVER.replace("answer", "reply"))
     second = build_modules(kernel, cache, progress)
-    assert second.vmbus_hash == first.vmbus_hash
-    assert second.driver_hash != first.driver_hash
-    assert b"reply" in second.driver.read_bytes()
+    assert second.vmbus.hash == first.vmbus.hash
+    assert second.driver.hash != first.driver.hash
+    assert b"reply" in second.driver.path.read_bytes()
     (repository / "uapi/hv_azure_blob.h").write_text("#define AZURE_BLOB 43\n")
-    assert build_modules(kernel, cache, progress).driver_hash not in (first.driver_hash, second.driver_hash)
+    assert build_modules(kernel, cache, progress).driver.hash not in (first.driver.hash, second.driver.hash)
     (repository / "kernel/vmbus/Kbuild").write_text("obj-m := hv_vmbus.o\n# edited\n")
     edited = build_modules(kernel, cache, progress)
-    assert edited.vmbus_hash != first.vmbus_hash
+    assert edited.vmbus.hash != first.vmbus.hash
     (repository / "kernel/patches/0001-word.patch").unlink()
     third = build_modules(kernel, cache, progress)
-    assert third.vmbus_hash not in (first.vmbus_hash, edited.vmbus_hash)
-    assert b"patched" not in third.vmbus.read_bytes()
+    assert third.vmbus.hash not in (first.vmbus.hash, edited.vmbus.hash)
+    assert b"patched" not in third.vmbus.path.read_bytes()
 
 
 def test_debug_information_is_kept_beside_and_names_the_repository(
     tmp_path: Path, repository: Path, kernel: Kernel
 ) -> None:
     built = build_modules(kernel, Cache(tmp_path / "cache"), Progress(stream=io.StringIO()))
-    assert b".debug_info" in built.driver_debug.read_bytes()
-    assert b".debug_info" not in built.driver.read_bytes()
-    assert b"kernel/hv_azure_blob.c" in built.driver_debug.read_bytes()
-    assert str(tmp_path / "cache/tmp").encode() not in built.driver_debug.read_bytes()
+    assert b".debug_info" in built.driver.debug.read_bytes()
+    assert b".debug_info" not in built.driver.path.read_bytes()
+    assert b"kernel/hv_azure_blob.c" in built.driver.debug.read_bytes()
+    assert str(tmp_path / "cache/tmp").encode() not in built.driver.debug.read_bytes()
 
 
 def test_a_compile_error_names_the_line_in_the_repository(tmp_path: Path, repository: Path, kernel: Kernel) -> None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels to boot: Debian's own packages, unpacked into the cache and never installed."""
+"""Kernels of Debian's own packages, unpacked into the cache and never installed."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -12,37 +11,13 @@ from pathlib import Path
 
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
+from pyharness.artifacts.kernels.kernel import SOURCE_FILES, UNUSED_DRIVERS, Kernel, load, save
 from pyharness.artifacts.run import run
-from pyharness.errors import HarnessError, UsageError
+from pyharness.errors import HarnessError
 from pyharness.progress import Progress
 
-DEFAULT_KERNEL = "debian-6.12"
-
-_RECIPE = "1"  # raise it when the layout of an entry changes
+_RECIPE = "2"  # raise it when the layout of an entry changes
 _DISK_NEEDED = 2 * GIB
-
-# Of the 1.5 GB of source, what the patched hv_vmbus and the checks need.
-_SOURCE_FILES = (
-    "drivers/hv",
-    "include/asm-generic/mshyperv.h",
-    "include/linux/hyperv.h",
-    "scripts/checkpatch.pl",
-    "scripts/const_structs.checkpatch",
-    "scripts/spelling.txt",
-)
-
-# Hardware that no guest of ours has: three fifths of the modules.
-_UNUSED_MODULES = (
-    "drivers/gpu",
-    "drivers/hwmon",
-    "drivers/iio",
-    "drivers/infiniband",
-    "drivers/media",
-    "drivers/net/ethernet",
-    "drivers/net/wireless",
-    "drivers/staging",
-    "sound",
-)
 
 
 @dataclass(frozen=True)
@@ -52,59 +27,11 @@ class DebianKernel:
     `image` matches the image package's name; its group 1, the ABI, names the other packages.
     """
 
+    summary: str
     release: str
     source: str
     image: str
     kbuild: str
-
-
-KERNELS = {
-    "debian-6.12": DebianKernel(
-        release="bookworm",
-        source="linux-source-6.12",
-        image=r"linux-image-(6\.12\.\d+\+deb12)-amd64-unsigned",
-        kbuild="linux-kbuild-{abi}",
-    ),
-    "debian-6.1": DebianKernel(
-        release="bookworm",
-        source="linux-source-6.1",
-        image=r"linux-image-(6\.1\.0-\d+)-amd64-unsigned",
-        kbuild="linux-kbuild-6.1",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel that can be booted and built against.
-
-    `root` holds boot/ and lib/modules/RELEASE, `headers` is what `make -C` takes, `source` holds drivers/hv and the
-    kernel's checkers; `gcc` is the compiler that the headers ask for.
-    """
-
-    name: str
-    key: str
-    release: str
-    version: str
-    gcc: str
-    root: Path
-    headers: Path
-    source: Path
-
-    @property
-    def vmlinuz(self) -> Path:
-        """The bootable image."""
-        return self.root / "boot" / f"vmlinuz-{self.release}"
-
-    @property
-    def modules(self) -> Path:
-        """The directory of the kernel's own modules."""
-        return self.root / "lib" / "modules" / self.release
-
-    @property
-    def stock_vmbus(self) -> Path:
-        """Debian's own hv_vmbus module, compressed or not as Debian ships it."""
-        return next((self.modules / "kernel" / "drivers" / "hv").glob("hv_vmbus.ko*"))
 
 
 @dataclass(frozen=True)
@@ -130,15 +57,8 @@ class PackageSet:
         return key_of(_RECIPE, *asdict(self).values())
 
 
-def ensure_kernel(name: str, cache: Cache, progress: Progress) -> Kernel:
-    """The named kernel of KERNELS, fetched unless it is cached.
-
-    A name stays with the version that it was first resolved to until `Cache.forget`. Raises UsageError for an unknown
-    name, HarnessError when it cannot be fetched.
-    """
-    if name not in KERNELS:
-        raise UsageError(f"there is no kernel {name!r}", mend="choose one of " + ", ".join(KERNELS))
-    spec = KERNELS[name]
+def ensure_debian_kernel(name: str, spec: DebianKernel, cache: Cache, progress: Progress) -> Kernel:
+    """The kernel that a row of the table describes. Raises HarnessError when it cannot be fetched."""
     before = cache.recall(f"kernel-{name}")
     known = PackageSet(**before) if before else None
     apt = Apt(cache, spec.release, progress)
@@ -150,7 +70,7 @@ def ensure_kernel(name: str, cache: Cache, progress: Progress) -> Kernel:
     packages, path = apt.fetch_newest(known, lambda: newest_package_set(name, spec, apt), build)
     if packages != known:
         cache.remember(f"kernel-{name}", asdict(packages))
-    return _load(name, path)
+    return load(name, path)
 
 
 def newest_package_set(name: str, spec: DebianKernel, apt: Apt) -> PackageSet:
@@ -191,7 +111,7 @@ def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path)
     _make_relocatable(root)
     (boot_image,) = (root / "boot").glob("vmlinuz-*")
     release = boot_image.name.removeprefix("vmlinuz-")
-    for unused in _UNUSED_MODULES:
+    for unused in UNUSED_DRIVERS:
         shutil.rmtree(root / "lib" / "modules" / release / "kernel" / unused, ignore_errors=True)
     progress.step("indexing the modules")
     run(["depmod", "-b", root, release])
@@ -201,15 +121,20 @@ def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path)
         raise HarnessError(f"{headers.name} names no compiler", mend="report it: the package's layout has changed")
     shutil.rmtree(debs)
     shutil.rmtree(root / "usr" / "share")
-    facts = {"release": release, "version": packages.version, "gcc": compiler[0], "headers": headers.name}
-    (directory / "kernel.json").write_text(json.dumps(facts, indent=1))
+    save(
+        directory,
+        release=release,
+        version=packages.version,
+        gcc=compiler[0],
+        headers=headers.relative_to(directory).as_posix(),
+    )
 
 
 def _take_source(root: Path, source: Path, progress: Progress) -> None:
     (archive,) = (root / "usr" / "src").glob("linux-source-*.tar.xz")
     progress.step(f"taking drivers/hv from {archive.name}")
     top = archive.name.removesuffix(".tar.xz")
-    members = [f"{top}/{name}" for name in _SOURCE_FILES]
+    members = [f"{top}/{name}" for name in SOURCE_FILES]
     run(["tar", "-xf", archive, "-C", source, "--strip-components=1", *members], env={"XZ_DEFAULTS": "-T0"})
     archive.unlink()
 
@@ -228,17 +153,3 @@ def _make_relocatable(root: Path) -> None:
     # With the kernel's BTF at hand the build would run pahole, which no test needs.
     for headers in (root / "usr" / "src").glob("linux-headers-*/vmlinux"):
         headers.unlink()
-
-
-def _load(name: str, path: Path) -> Kernel:
-    facts = json.loads((path / "kernel.json").read_text())
-    return Kernel(
-        name=name,
-        key=path.name,
-        release=facts["release"],
-        version=facts["version"],
-        gcc=facts["gcc"],
-        root=path / "root",
-        headers=path / "root" / "usr" / "src" / facts["headers"],
-        source=path / "source",
-    )
