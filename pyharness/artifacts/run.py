@@ -23,6 +23,8 @@ PACKAGE_OF = {
     "depmod": "kmod",
     "dpkg-source": "dpkg-dev",
     "gcc-12": "gcc-12",
+    "gcov-12": "gcc-12",
+    "gcov-tool-12": "gcc-12",
     "make": "make",
     "mkfs.erofs": "erofs-utils",
     "ninja": "ninja-build",

@@ -25,14 +25,28 @@ _KERNEL_ARGS = (
     "sysctl.kernel.hung_task_timeout_secs=240",
 )
 
+# Reports that do not stop a kernel of themselves.
+_CHECKER_ARGS = {"KASAN": "kasan.fault=panic"}
+
 
 def kernel_command_line(config: MachineConfig) -> str:
     """The kernel's command line; `config.kernel_args` come last and win."""
-    return " ".join((*_KERNEL_ARGS, *config.kernel_args))
+    checkers = (argument for option, argument in _CHECKER_ARGS.items() if config.kernel.has(option))
+    return " ".join((*_KERNEL_ARGS, *checkers, *config.kernel_args))
 
 
-def qemu_command(config: MachineConfig, run_dir: RunDir, initramfs: Path) -> list[str]:
-    """QEMU's argument vector."""
+def boot_arguments(run_dir: RunDir) -> list[str]:
+    """What is added to QEMU's arguments to boot: the initramfs that mounts the root image."""
+    return ["-initrd", str(run_dir.initramfs)]
+
+
+def restore_arguments() -> list[str]:
+    """What is added to wait for a snapshot, which QMP then names."""
+    return ["-incoming", "defer"]
+
+
+def qemu_command(config: MachineConfig, run_dir: RunDir) -> list[str]:
+    """QEMU's argument vector, the same for a boot and a restore but for what the functions above add."""
     cpu = {"tcg": "max", "kvm": "host"}[config.accelerator.name]
     accel = {"tcg": "tcg,thread=multi", "kvm": "kvm"}[config.accelerator.name]
     argv = [
@@ -42,9 +56,9 @@ def qemu_command(config: MachineConfig, run_dir: RunDir, initramfs: Path) -> lis
         *("-cpu", ",".join((cpu, *(_ENLIGHTENMENTS if config.hyperv else ())))),
         *("-smp", str(config.cpus)),
         # The VSP maps the guest's memory, so it is a shared file.
-        *("-object", f"memory-backend-memfd,id=ram,size={config.memory_mib}M,share=on"),
-        *("-m", str(config.memory_mib), "-M", "q35,memory-backend=ram"),
-        *("-kernel", str(config.kernel.vmlinuz), "-initrd", str(initramfs)),
+        *("-object", f"memory-backend-memfd,id=ram,size={config.ram_mib}M,share=on"),
+        *("-m", str(config.ram_mib), "-M", "q35,memory-backend=ram"),
+        *("-kernel", str(config.kernel.vmlinuz)),
         *("-append", kernel_command_line(config)),
         *("-drive", f"if=none,id=root,format=raw,readonly=on,file={_quote(config.root_image.path)}"),
         *("-device", "virtio-blk-pci,drive=root"),

@@ -36,8 +36,13 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 class Console:
     """The running QEMU seen from its terminal."""
 
-    def __init__(self, argv: Sequence[str], log_dir: Path, on_end: Callable[[Console], None]) -> None:
-        """`on_end` is called once, on the reading thread, when QEMU has exited or was ended after a fatal splat."""
+    def __init__(
+        self, argv: Sequence[str], log_dir: Path, on_end: Callable[[Console], None], earlier: bytes = b""
+    ) -> None:
+        """`on_end` is called once, on the reading thread, when QEMU has exited or was ended after a fatal splat.
+
+        `earlier` is what the guest wrote in the life that this one goes on with; it begins the log.
+        """
         self.log = log_dir / "console.log"
         self.qemu_log = log_dir / "qemu.log"
         self.splat: Splat | None = None
@@ -47,9 +52,10 @@ class Console:
         self.fault: OSError | None = None
         """Why the console could not be read or logged."""
         self._argv = list(argv)
+        self._earlier = earlier
         self._on_end = on_end
         self._detector = CrashDetector()
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._tail: deque[str] = deque(_clean(earlier).split("\n")[:-1], maxlen=_TAIL_LINES)
         self._started = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
@@ -99,6 +105,7 @@ class Console:
         self._ended.clear()
         try:
             with self.log.open("wb", buffering=0) as log, self._qemu() as terminal:
+                log.write(self._earlier)
                 self._started.set()
                 if not self._killed:
                     self._read(terminal, log.write)
@@ -142,7 +149,7 @@ class Console:
             except (pexpect.EOF, OSError):
                 break
             write(data)
-            *lines, rest = (rest + _ESCAPES.sub("", data.decode(errors="replace"))).split("\n")
+            *lines, rest = (rest + _clean(data)).split("\n")
             for line in lines:
                 self._tail.append(line)
                 self._detector.feed(line)
@@ -151,3 +158,7 @@ class Console:
         if rest:
             self._tail.append(rest)
             self._detector.feed(rest)
+
+
+def _clean(data: bytes) -> str:
+    return _ESCAPES.sub("", data.decode(errors="replace"))

@@ -1,17 +1,62 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tells a kernel crash from the console's lines.
+"""Tells what the kernel's detectors report, from the lines of its console or of its log.
 
-Each pattern is anchored at the start of the kernel's message, so that a line that merely mentions "BUG:" or "RIP:"
-is no crash. The sample above each pattern is what the tests feed it.
+A report is known by its first line, anchored at the start of a message of the kernel, so that a line that merely
+mentions "BUG:" or "RIP:" is none. What user space prints has no time stamp and is never one. The sample beside each
+pattern is what the tests feed it; tests/unit/splats holds whole reports of real kernels.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
-_MAX_SPLAT_LINES = 120
+# What a WARN was given to say stands between "cut here" and the WARNING (up to 6.x), or below that.
+_TEXT_WITHIN = 3
+_CUT_HERE = re.compile(r"-+\[ cut here \]-+$")
+
+_RULER = r"={40,}$"
+_TRACE_END = r"---\[ end trace "
+_STACK_END = r" ?</TASK>"
+_PANIC_END = r"---\[ end Kernel panic"
+_ONE_LINE = r""
+_OPEN_END = r"(?!)"
+
+
+class Kind(StrEnum):
+    """What a crash or a report of the kernel is; the last five are verdicts of the machine, not of the kernel."""
+
+    PANIC = "panic"
+    OOPS = "oops"
+    BUG = "BUG"
+    WARNING = "WARNING"
+    KASAN = "KASAN"
+    KFENCE = "KFENCE"
+    UBSAN = "UBSAN"
+    LOCKDEP = "lockdep"
+    ATOMIC_SLEEP = "atomic sleep"
+    DEBUG_OBJECTS = "DEBUG_OBJECTS"
+    LIST_CORRUPTION = "list corruption"
+    REFCOUNT = "refcount"
+    SLAB_CORRUPTION = "slab corruption"
+    BAD_PAGE = "bad page"
+    PAGE_ALLOCATION = "page allocation"
+    LEFTOVER = "leftover"
+    """Memory that a module or a cache still held when it went."""
+    KMEMLEAK = "kmemleak"
+    RCU_STALL = "RCU stall"
+    HUNG_TASK = "hung task"
+    SOFT_LOCKUP = "soft lockup"
+    HARD_LOCKUP = "hard lockup"
+
+    TRIPLE_FAULT = "triple fault"
+    RESET = "reset"
+    POWER_OFF = "power off"
+    QEMU_DEATH = "QEMU death"
+    BOOT_HANG = "boot hang"
 
 
 class Severity(Enum):
@@ -21,113 +66,268 @@ class Severity(Enum):
     WARNING = "warning"
 
 
+_MAX_LINES = {Severity.FATAL: 500, Severity.WARNING: 200}
+
+
 @dataclass(frozen=True)
 class Pattern:
-    """A kind of splat, known by its first line."""
+    """A report, known by its first line; `end` matches its last. `text` says that it is what a WARN was given to say."""
 
-    kind: str
+    kind: Kind
     severity: Severity
+    end: str
     sample: str
     regex: str
+    text: bool = False
 
+
+_FATAL, _WARNING = Severity.FATAL, Severity.WARNING
 
 PATTERNS = (
     Pattern(
-        "panic",
-        Severity.FATAL,
+        Kind.PANIC,
+        _FATAL,
+        _PANIC_END,
         "Kernel panic - not syncing: sysrq triggered crash",
         r"Kernel panic - not syncing: ",
     ),
-    Pattern("KASAN", Severity.FATAL, "BUG: KASAN: slab-use-after-free in foo+0x1c/0x40 [bar]", r"BUG: KASAN: "),
-    Pattern("KFENCE", Severity.FATAL, "BUG: KFENCE: use-after-free read in foo+0x1c/0x40", r"BUG: KFENCE: "),
+    Pattern(Kind.PANIC, _FATAL, _PANIC_END, "traps: PANIC: double fault, error_code: 0x0", r"(traps: )?PANIC: "),
+    Pattern(Kind.KASAN, _FATAL, _RULER, "BUG: KASAN: slab-use-after-free in foo+0x1c/0x40 [bar]", r"BUG: KASAN: "),
+    Pattern(Kind.KFENCE, _FATAL, _RULER, "BUG: KFENCE: use-after-free read in foo+0x1c/0x40", r"BUG: KFENCE: "),
     Pattern(
-        "soft lockup",
-        Severity.FATAL,
+        Kind.SOFT_LOCKUP,
+        _FATAL,
+        _STACK_END,
         "watchdog: BUG: soft lockup - CPU#1 stuck for 130s! [insmod:321]",
         r"watchdog: BUG: soft lockup - CPU#\d+ ",
     ),
     Pattern(
-        "hard lockup",
-        Severity.FATAL,
+        Kind.HARD_LOCKUP,
+        _FATAL,
+        _STACK_END,
         "watchdog: Watchdog detected hard LOCKUP on cpu 0",
-        r"watchdog: Watchdog detected hard LOCKUP on cpu ",
+        r"(NMI )?watchdog: (CPU\d+: )?Watchdog detected hard LOCKUP on cpu ",
     ),
-    Pattern("BUG", Severity.FATAL, "BUG: kernel NULL pointer dereference, address: 0000000000000008", r"BUG: \S"),
-    Pattern("BUG", Severity.FATAL, "kernel BUG at drivers/hv/channel.c:123!", r"kernel BUG at \S+!"),
-    Pattern("oops", Severity.FATAL, "Oops: Oops: 0002 [#1] PREEMPT SMP NOPTI", r"Oops: .*\[#\d+\]"),
     Pattern(
-        "oops",
-        Severity.FATAL,
+        Kind.ATOMIC_SLEEP,
+        _WARNING,
+        _STACK_END,
+        "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:585",
+        r"BUG: (sleeping function called from invalid context|assuming (atomic|non migratable) context) at ",
+    ),
+    Pattern(
+        Kind.ATOMIC_SLEEP,
+        _WARNING,
+        _STACK_END,
+        "BUG: scheduling while atomic: python3/99/0x00000002",
+        r"BUG: scheduling (while atomic|in a non-blocking section): ",
+    ),
+    Pattern(
+        Kind.ATOMIC_SLEEP,
+        _WARNING,
+        _TRACE_END,
+        "Voluntary context switch within RCU read-side critical section!",
+        r"Voluntary context switch within RCU read-side critical section!",
+        text=True,
+    ),
+    Pattern(
+        Kind.LOCKDEP,
+        _WARNING,
+        _STACK_END,
+        "WARNING: possible circular locking dependency detected",
+        r"WARNING: (possible (circular locking|recursive locking|irq lock inversion)|\S+-safe -> \S+-unsafe lock order"
+        r"|inconsistent lock state|suspicious RCU usage|chain_key collision|Nested lock was not taken"
+        r"|bad unlock balance|bad contention|held lock freed|lock held when returning to user space"
+        r"|.*/\d+ still has locks held)",
+    ),
+    Pattern(
+        Kind.LOCKDEP,
+        _WARNING,
+        _STACK_END,
+        "[ BUG: Invalid wait context ]",
+        r"\[ BUG: Invalid wait context \]|INFO: trying to register non-static key"
+        r"|BUG: (workqueue leaked |key \S+ has not been registered|MAX_\w+ too low)",
+    ),
+    Pattern(
+        Kind.LOCKDEP,
+        _WARNING,
+        _TRACE_END,
+        "DEBUG_LOCKS_WARN_ON(lock->magic != lock)",
+        r"DEBUG_LOCKS_WARN_ON\(",
+        text=True,
+    ),
+    Pattern(
+        Kind.BAD_PAGE,
+        _FATAL,
+        _STACK_END,
+        "BUG: Bad page state in process python3  pfn:12345",
+        r"BUG: Bad (page|rss-counter|pagetable)",
+    ),
+    Pattern(
+        Kind.LEFTOVER,
+        _WARNING,
+        _STACK_END,
+        "BUG hv_request (Tainted: G           O      ): Objects remaining in hv_request on __kmem_cache_shutdown()",
+        r"BUG \S+ \(.*\): Objects remaining",
+    ),
+    Pattern(
+        Kind.LEFTOVER,
+        _WARNING,
+        _TRACE_END,
+        "kmem_cache_destroy hv_request: Slab cache still has objects when called from foo_exit+0x10/0x20 [foo]",
+        r"kmem_cache_destroy \S+: Slab cache still has objects",
+        text=True,
+    ),
+    Pattern(
+        Kind.LEFTOVER,
+        _WARNING,
+        _TRACE_END,
+        "kernel/hv_azure_blob.c:123 module hv_azure_blob func:foo has 64 allocated at module unload",
+        r"\S+:\d+ module \S+ func:\S+ has \d+ allocated at module unload",
+        text=True,
+    ),
+    Pattern(
+        Kind.SLAB_CORRUPTION,
+        _FATAL,
+        _STACK_END,
+        "BUG kmalloc-64 (Tainted: G           O      ): Poison overwritten",
+        r"BUG \S+ \(.*\): ",
+    ),
+    Pattern(
+        Kind.LIST_CORRUPTION,
+        _FATAL,
+        _TRACE_END,
+        "list_add corruption. next->prev should be prev (ffff888007c8fd08), but was ffff888007c8fd18.",
+        r"list_(add|del) (corruption|double add)",
+        text=True,
+    ),
+    Pattern(
+        Kind.REFCOUNT,
+        _WARNING,
+        _TRACE_END,
+        "refcount_t: underflow; use-after-free.",
+        r"refcount_t: (saturated|addition on 0|underflow|decrement hit 0|unknown)",
+        text=True,
+    ),
+    Pattern(
+        Kind.DEBUG_OBJECTS,
+        _WARNING,
+        _TRACE_END,
+        "ODEBUG: free active (active state 0) object: ffff88800 object type: timer_list hint: foo+0x0/0x10 [bar]",
+        r"ODEBUG: \w+ .*object( type)?: .* hint: ",
+        text=True,
+    ),
+    Pattern(
+        Kind.OOPS,
+        _FATAL,
+        _PANIC_END,
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        r"BUG: (kernel NULL pointer dereference|unable to handle |.* stack guard page was hit)",
+    ),
+    Pattern(Kind.OOPS, _FATAL, _PANIC_END, "Oops: Oops: 0002 [#1] PREEMPT SMP NOPTI", r"Oops: .*\[#\d+\]"),
+    Pattern(
+        Kind.OOPS,
+        _FATAL,
+        _PANIC_END,
         "general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] PREEMPT SMP",
         r"(general protection fault|invalid opcode|divide error|stack segment|int3).*: [0-9a-f]{4} \[#\d+\]",
     ),
+    Pattern(Kind.BUG, _FATAL, _PANIC_END, "kernel BUG at drivers/hv/channel.c:123!", r"kernel BUG at \S+"),
+    Pattern(Kind.BUG, _FATAL, _PANIC_END, "BUG: using smp_processor_id() in preemptible [00000000] code", r"BUG: \S"),
     Pattern(
-        "hung task",
-        Severity.FATAL,
+        Kind.HUNG_TASK,
+        _FATAL,
+        _RULER,
         "INFO: task insmod:321 blocked for more than 241 seconds.",
-        r"INFO: task \S+:\d+ (is )?blocked .*(more|longer) than \d+ seconds",
+        r"INFO: task .+:\d+ (is )?blocked .*for more than \d+ seconds",
     ),
     Pattern(
-        "RCU stall",
-        Severity.WARNING,
+        Kind.RCU_STALL,
+        _WARNING,
+        _STACK_END,
         "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
-        r"rcu: INFO: rcu_\w+ (self-)?detected ",
+        r"(rcu: )?INFO: rcu_\w+ (self-)?detected (expedited )?stall",
     ),
     Pattern(
-        "UBSAN",
-        Severity.WARNING,
+        Kind.UBSAN,
+        _WARNING,
+        rf"{_TRACE_END}|{_RULER}",
         "UBSAN: array-index-out-of-bounds in drivers/hv/channel.c:12:3",
-        r"UBSAN: \S+ in ",
+        r"UBSAN: \S+ in \S+:\d+:\d+",
     ),
     Pattern(
-        "lockdep",
-        Severity.WARNING,
-        "WARNING: possible circular locking dependency detected",
-        r"WARNING: (possible |inconsistent lock state|suspicious RCU|bad unlock|Nested lock|held lock)",
+        Kind.PAGE_ALLOCATION,
+        _WARNING,
+        _STACK_END,
+        "python3: page allocation failure: order:10, mode:0xcc0(GFP_KERNEL), nodemask=(null),cpuset=/,mems_allowed=0",
+        r".{1,16}: (page allocation failure: order:\d+|vmalloc error: size \d+), .*mode:0x",
     ),
     Pattern(
-        "WARNING",
-        Severity.WARNING,
+        Kind.KMEMLEAK,
+        _WARNING,
+        _ONE_LINE,
+        "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+        r"kmemleak: \d+ new suspected memory leaks ",
+    ),
+    Pattern(
+        Kind.KMEMLEAK,
+        _WARNING,
+        _OPEN_END,
+        "unreferenced object 0xffff888007c8fd08 (size 64):",
+        r"unreferenced object (\(percpu\) )?0x[0-9a-f]+ \(size \d+\):",
+    ),
+    Pattern(
+        Kind.WARNING,
+        _WARNING,
+        _TRACE_END,
         "WARNING: CPU: 1 PID: 321 at drivers/hv/channel.c:12 vmbus_open+0x1c/0x40 [hv_vmbus]",
-        r"WARNING: .* at ",
+        r"WARNING: (CPU: \d+ PID: \d+ at |\S+:\d+ at |at \S+\+0x)",
     ),
 )
 
-# "[    1.234567] ", or "[    1.234567][  T321] " with CONFIG_PRINTK_CALLER.
-_PREFIX = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ?")
+# "[    1.234567] ", or "[    1.234567][  T321] " with CONFIG_PRINTK_CALLER. Not always at the start of the line: user
+# space may have printed half a line before.
+_STAMP = re.compile(r"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?")
 _COMPILED = [(pattern, re.compile(pattern.regex)) for pattern in PATTERNS]
-_END = re.compile(r"---\[ end (trace|Kernel panic)")
-_PANIC_END = re.compile(r"---\[ end Kernel panic")
 
 
-def message_of(line: str) -> str:
-    """The kernel's message without the time stamp of its line."""
-    return _PREFIX.sub("", line)
+def message_of(line: str) -> str | None:
+    """The kernel's message without the time stamp; None for what user space has printed."""
+    stamp = _STAMP.search(line)
+    return line[stamp.end() :] if stamp else None
 
 
-def classify(line: str) -> Pattern | None:
-    """The pattern that `line` is the first line of."""
-    message = message_of(line)
+def classify(message: str) -> Pattern | None:
+    """The pattern that the kernel's `message` is the first line of."""
     return next((pattern for pattern, regex in _COMPILED if regex.match(message)), None)
 
 
 @dataclass
 class Splat:
-    """A splat: its kind, and its lines as they came."""
+    """A report of the kernel: its kind, and its lines as they came."""
 
-    kind: str
+    kind: Kind
     severity: Severity
+    headline: str
+    """The message that tells the kind."""
     lines: list[str] = field(default_factory=list)
-
-    @property
-    def headline(self) -> str:
-        """The first line's message."""
-        return message_of(self.lines[0])
+    seen: float = field(default_factory=time.monotonic)
+    """When it began, by the host's monotonic clock in seconds."""
 
     @property
     def text(self) -> str:
-        """The whole splat."""
+        """The whole report."""
         return "\n".join(self.lines)
+
+
+@dataclass
+class _Report:
+    """A splat that is being read."""
+
+    splat: Splat
+    pattern: Pattern
+    below: int = 0
+    """How many lines stand below the headline."""
 
 
 class CrashDetector:
@@ -136,24 +336,73 @@ class CrashDetector:
     def __init__(self) -> None:
         self.fatal: Splat | None = None
         self.complete = False
-        """The fatal splat has ended: the kernel said its last word."""
+        """The fatal splat has ended."""
         self.warnings: list[Splat] = []
-        self._open: Splat | None = None
+        self._open: _Report | None = None
+        self._cut: list[str] = []
+        """The last "cut here" and what followed it, until it is known what it is the start of."""
 
     def feed(self, line: str) -> None:
         """Take one line, without its line end."""
-        pattern = classify(line)
-        if pattern and self.fatal is None and pattern.severity is Severity.FATAL:
-            self.fatal = self._open = Splat(pattern.kind, pattern.severity)
-        elif pattern and self._open is None:
-            self._open = Splat(pattern.kind, pattern.severity)
-            self.warnings.append(self._open)
-        if self._open is None:
+        message = message_of(line)
+        if message is None or self.complete:
             return
-        if len(self._open.lines) < _MAX_SPLAT_LINES:
-            self._open.lines.append(line)
-        if self._open is self.fatal:
-            # An oops is followed by a panic, which belongs to it.
-            self.complete = self.complete or _PANIC_END.search(line) is not None
-        elif _END.search(line) or len(self._open.lines) >= _MAX_SPLAT_LINES:
+        if _CUT_HERE.match(message):
+            self._cut = [line]
+            if self.fatal is None:
+                self._open = None
+                return
+        pattern = classify(message)
+        if pattern and not (self._open and self._belongs(self._open, pattern, message)):
+            self._begin(pattern, message, line)
+        elif self._open:
+            self._extend(self._open, message, line)
+        elif self._cut:
+            self._cut = [*self._cut, line] if len(self._cut) < _TEXT_WITHIN else []
+
+    def _belongs(self, report: _Report, pattern: Pattern, message: str) -> bool:
+        """Whether the first line of a report is a part of the one that is being read."""
+        if report.splat is self.fatal:
+            # An oops is followed by a panic.
+            return True
+        if report.below >= _TEXT_WITHIN:
+            return False
+        if report.pattern.kind is Kind.WARNING and pattern.text:
+            splat, report.pattern = report.splat, pattern
+            splat.kind, splat.severity, splat.headline = pattern.kind, pattern.severity, message
+            if pattern.severity is Severity.FATAL:
+                self.fatal = self.warnings.pop()
+            return True
+        return report.pattern.text and pattern.kind is Kind.WARNING
+
+    def _begin(self, pattern: Pattern, message: str, line: str) -> None:
+        splat = Splat(pattern.kind, pattern.severity, message, [*self._cut, line])
+        self._open, self._cut = _Report(splat, pattern), []
+        if pattern.severity is Severity.FATAL:
+            self.fatal = splat
+        else:
+            self.warnings.append(splat)
+        if pattern.end == _ONE_LINE:
             self._open = None
+
+    def _extend(self, report: _Report, message: str, line: str) -> None:
+        splat = report.splat
+        splat.lines.append(line)
+        report.below += 1
+        full = len(splat.lines) >= _MAX_LINES[splat.severity]
+        if full or re.match(rf"{report.pattern.end}|{_PANIC_END}", message):
+            self.complete = splat is self.fatal
+            self._open = None
+
+
+def splats_in(lines: Iterable[str]) -> list[Splat]:
+    """The splats of a log, the fatal one last."""
+    detector = CrashDetector()
+    for line in lines:
+        detector.feed(line)
+    return [*detector.warnings, *([detector.fatal] if detector.fatal else [])]
+
+
+def leaks_in(report: str) -> list[Splat]:
+    """The leaks in the text of /sys/kernel/debug/kmemleak, which has no time stamps."""
+    return splats_in(f"[    0.000000] {line}" for line in report.splitlines())

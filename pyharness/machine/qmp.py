@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from pyharness.errors import HarnessError, TimedOut
 T = TypeVar("T")
 
 _CALL_TIMEOUT_S = 30.0
+_MIGRATION_POLL_S = 0.02
+_MIGRATION_ENDS = ("completed", "failed", "cancelled")
 _CLOSE_TIMEOUT_S = 5.0
 
 
@@ -52,6 +55,26 @@ class Qmp:
             raise HarnessError(f"QEMU refused {command}: {error}") from error
         except (QMPError, OSError, EOFError) as error:
             raise HarnessError(f"QEMU is gone: {command} got no answer") from error
+
+    def save(self, state: Path, capabilities: Sequence[str]) -> None:
+        """Stop the guest and write its state to a file. Raises HarnessError when QEMU cannot."""
+        self.execute("stop")
+        self._migrate("migrate", state, capabilities)
+
+    def restore(self, state: Path, capabilities: Sequence[str]) -> None:
+        """Let a QEMU that waits for a guest (`-incoming defer`) take the one of a file, and run it. Raises as `save`."""
+        self._migrate("migrate-incoming", state, capabilities)
+        self.execute("cont")
+
+    def _migrate(self, command: str, state: Path, capabilities: Sequence[str]) -> None:
+        chosen = [{"capability": name, "state": True} for name in capabilities]
+        self.execute("migrate-set-capabilities", capabilities=chosen)
+        self.execute("migrate-set-parameters", max_bandwidth=0)  # no limit
+        self.execute(command, uri=f"file:{state}")
+        while (found := self.execute("query-migrate")).get("status") not in _MIGRATION_ENDS:
+            time.sleep(_MIGRATION_POLL_S)
+        if found["status"] != "completed":
+            raise HarnessError(f"QEMU failed to {command} {state}: {found.get('error-desc', found['status'])}")
 
     def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
         """The first event `name`, past or to come. Raises TimedOut."""

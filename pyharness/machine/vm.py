@@ -4,27 +4,32 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from qemu.qmp import QMPError
 
+from pyharness.artifacts.cache import Cache
 from pyharness.errors import GuestCrashed, HarnessError, TimedOut
 from pyharness.guest.host import Guest, Hello
-from pyharness.machine.command import qemu_command
+from pyharness.machine.command import boot_arguments, qemu_command, restore_arguments
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.console import Console
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import RunDir, new_log_dir
+from pyharness.machine.snapshot import CAPABILITIES, SNAPSHOT_NEEDS, Snapshot, snapshot_key
 from pyharness.machine.terminal import attached_terminal
 
 T = TypeVar("T")
@@ -41,6 +46,7 @@ class State(Enum):
     NEW = "new"
     STARTING = "starting"
     BOOTING = "booting"
+    RESTORING = "restoring"
     READY = "ready"
     CRASHED = "crashed"
     FAILED = "failed"
@@ -49,7 +55,8 @@ class State(Enum):
 
 _NEXT: dict[State, set[State]] = {
     State.NEW: {State.STARTING, State.STOPPED},
-    State.STARTING: {State.BOOTING, State.CRASHED, State.FAILED, State.STOPPED},
+    State.STARTING: {State.BOOTING, State.RESTORING, State.CRASHED, State.FAILED, State.STOPPED},
+    State.RESTORING: {State.READY, State.CRASHED, State.FAILED, State.STOPPED},
     State.BOOTING: {State.READY, State.CRASHED, State.FAILED, State.STOPPED},
     State.READY: {State.CRASHED, State.FAILED, State.STOPPED},
     State.CRASHED: {State.STOPPED},
@@ -75,6 +82,7 @@ class Machine:
         self._qmp: Qmp | None = None
         self._guest: Guest | None = None
         self._agent: socket.socket | None = None
+        self._deadline = 0.0
 
     def __enter__(self) -> Self:
         try:
@@ -90,35 +98,67 @@ class Machine:
         self.stop()
 
     def start(self) -> None:
-        """Start QEMU and wait until the guest's agent answers.
+        """Start QEMU and wait until the guest's agent answers: from a snapshot, which is made if there is none.
 
         Raises HarnessError when QEMU cannot be started or ends, GuestCrashed when the guest's kernel crashes, and
         TimedOut when the agent is not heard of in `config.boot_timeout_s`. The caller calls `stop()` in any case.
         """
-        self._enter(State.STARTING)
-        deadline = time.monotonic() + self.config.boot_timeout_s
-        run_dir = self._run_dir = RunDir()
+        if self.config.cold:
+            self._boot()
+        else:
+            self._restore()
+        agent = self._part(self._agent)
+        self._guest = Guest(agent, explain=self._explain, call_timeout_s=self.config.call_timeout_s)
+        self._enter(State.READY)
+
+    def _boot(self) -> None:
+        """Boot until the agent waits for code."""
+        run_dir, command = self._begin()
         try:
             build_initramfs(self.config.kernel.modules, run_dir.initramfs)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             mend = f"free some disk space in {run_dir.path.parent}" if full else ""
             raise HarnessError(f"the initramfs cannot be made: {error}", mend=mend) from error
-        command = qemu_command(self.config, run_dir, run_dir.initramfs)
-        self._console = Console(command, new_log_dir(self.config.log_root), self._on_end)
-        self._console.start()
-        self._qmp = self._until(lambda: _try_qmp(run_dir.qmp_socket), deadline, "QEMU to answer")
+        self._launch(run_dir, [*command, *boot_arguments(run_dir)])
         self._enter(State.BOOTING)
-        agent = self._until(lambda: _try_connect(run_dir.agent_socket), deadline, "the agent's port")
-        self._agent = agent
-        hello = Hello(agent)
-        self._until(hello.poll, deadline, "the guest to boot")
+        hello = Hello(self._connect_agent(run_dir))
+        self._until(hello.poll, "the guest to boot")
         hello.check()
-        self._guest = Guest(agent, explain=self._explain, call_timeout_s=self.config.call_timeout_s)
-        self._enter(State.READY)
+
+    def _restore(self) -> None:
+        """Restore a snapshot, in which the agent waits for code."""
+        run_dir, command = self._begin()
+        with closing(Cache.open()) as cache:
+            take = partial(_take_snapshot, self.config)
+            key = snapshot_key(self.config, command, run_dir)
+            snapshot = Snapshot(cache.build("snapshot", key, take, needs=SNAPSHOT_NEEDS))
+            self._launch(run_dir, [*command, *restore_arguments()], snapshot.console.read_bytes())
+            self._enter(State.RESTORING)
+            self.qmp.restore(snapshot.state, CAPABILITIES)
+        self._connect_agent(run_dir)
+
+    def _begin(self) -> tuple[RunDir, list[str]]:
+        self._enter(State.STARTING)
+        self._deadline = time.monotonic() + self.config.boot_timeout_s
+        self._run_dir = RunDir()
+        return self._run_dir, qemu_command(self.config, self._run_dir)
+
+    def _launch(self, run_dir: RunDir, command: list[str], earlier: bytes = b"") -> None:
+        self._console = Console(command, new_log_dir(self.config.log_root), self._on_end, earlier)
+        self._console.start()
+        self._qmp = self._until(lambda: _try_qmp(run_dir.qmp_socket), "QEMU to answer")
+
+    def _connect_agent(self, run_dir: RunDir) -> socket.socket:
+        self._agent = self._until(lambda: _try_connect(run_dir.agent_socket), "the agent's port")
+        return self._agent
 
     def stop(self) -> None:
         """End QEMU and remove everything but the logs. May be called in any state, more than once."""
+        if self.state is State.READY:
+            for callback in self.config.before_stop:
+                with suppress(HarnessError):  # a guest that dies now has nothing to tell
+                    callback(self)
         with self._change:
             self.state = State.STOPPED
         if self._console:
@@ -181,14 +221,14 @@ class Machine:
                 raise HarnessError(f"a machine that is {self.state.value} cannot be {state.value}")
             self.state = state
 
-    def _until(self, attempt: Callable[[], T | None], deadline: float, what: str) -> T:
+    def _until(self, attempt: Callable[[], T | None], what: str) -> T:
         """Repeat `attempt` until it returns something; the machine's end or the deadline ends the wait."""
         while True:
             self.check()
             result = attempt()
             if result is not None:
                 return result
-            if time.monotonic() > deadline:
+            if time.monotonic() > self._deadline:
                 console = self.console
                 raise TimedOut(
                     f"waited in vain for {what}",
@@ -257,6 +297,18 @@ class Machine:
             return HarnessError("the machine is stopped")
         console.wait_end(_VERDICT_TIMEOUT_S)
         return self.failure or HarnessError("the guest's agent hung up", detail=console.tail())
+
+
+def _take_snapshot(config: MachineConfig, directory: Path) -> None:
+    """Boot a machine and save it there."""
+    snapshot = Snapshot(directory)
+    machine = Machine(replace(config, cold=True))
+    try:
+        machine._boot()
+        machine.qmp.save(snapshot.state, CAPABILITIES)
+        shutil.copyfile(machine.console.log, snapshot.console)
+    finally:
+        machine.stop()
 
 
 def _try_qmp(path: Path) -> Qmp | None:

@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> MachineConfig:
 
 
 def options(config: MachineConfig, run_dir: RunDir) -> list[tuple[str, str]]:
-    argv = qemu_command(config, run_dir, run_dir.initramfs)
+    argv = qemu_command(config, run_dir)
     return [(name, value) for name, value in zip(argv, [*argv[1:], ""], strict=True) if name.startswith("-")]
 
 
@@ -78,5 +78,5 @@ def test_a_crash_ends_the_guest_and_own_kernel_arguments_win(config: MachineConf
 
 
 def test_own_qemu_arguments_come_last(config: MachineConfig, run_dir: RunDir) -> None:
-    argv: list[Any] = qemu_command(replace(config, qemu_args=("-S",)), run_dir, run_dir.initramfs)
+    argv: list[Any] = qemu_command(replace(config, qemu_args=("-S",)), run_dir)
     assert argv[-1] == "-S"
