@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which code of the kernel a system call runs through (Documentation/dev-tools/kcov.rst)."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_PATH = "/sys/kernel/debug/kcov"
+# linux/kcov.h, as _IOR('c', 1, unsigned long), _IO('c', 100) and _IO('c', 101)
+_INIT_TRACE = 0x80086301
+_ENABLE = 0x6364
+_DISABLE = 0x6365
+_TRACE_PC = 0
+_WORD = ctypes.sizeof(ctypes.c_ulong)
+
+
+class Kcov:
+    """Records, as a context manager, where the present thread is in the instrumented code of the kernel.
+
+    `limit` is the number of places that are kept of one recording; the kernel drops what follows.
+    """
+
+    def __init__(self, limit: int = 64 << 10) -> None:
+        """Raises FileNotFoundError when the kernel has no KCOV."""
+        self._file = os.open(_PATH, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(self._file, _INIT_TRACE, limit + 1)
+            self._map = mmap.mmap(self._file, (limit + 1) * _WORD)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._words = (ctypes.c_ulong * (limit + 1)).from_buffer(self._map)
+
+    def __enter__(self) -> Self:
+        fcntl.ioctl(self._file, _ENABLE, _TRACE_PC)
+        self._words[0] = 0
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fcntl.ioctl(self._file, _DISABLE, 0)
+
+    @property
+    def places(self) -> list[int]:
+        """Addresses in the kernel, in the order in which they were passed."""
+        return list(self._words[1 : 1 + self._words[0]])
+
+    def close(self) -> None:
+        """Give the buffer back."""
+        del self._words
+        self._map.close()
+        os.close(self._file)
+
+
+class Symbols:
+    """The functions of a loaded module."""
+
+    def __init__(self, module: str) -> None:
+        found = []
+        for line in Path("/proc/kallsyms").read_text().splitlines():
+            address, kind, name, *where = line.split()
+            if where == [f"[{module}]"] and kind in "tT":
+                found.append((int(address, 16), name))
+        if not found:
+            raise LookupError(f"{module} has no functions in /proc/kallsyms")
+        self._functions = sorted(found)
+
+    def at(self, address: int) -> str:
+        """The function that holds `address`, if any comes before it."""
+        index = bisect_right(self._functions, address, key=lambda function: function[0])
+        return self._functions[index - 1][1] if index else ""
+
+
+def passed_through(module: str, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[str, ...]:
+    """The module's function at each place that the present thread passes while it runs `function`."""
+    with Kcov() as recording:
+        function(*args, **options)
+    places = recording.places
+    recording.close()
+    symbols = Symbols(module)
+    return tuple(map(symbols.at, places))
