@@ -155,9 +155,7 @@ class Coverage:
         if self.lines.percent < MINIMUM_PERCENT:
             found.append(f"{self.lines.percent:g} % of the lines have run, {MINIMUM_PERCENT:g} % are asked for")
         table = REASONS.relative_to(repository.ROOT)
-        return found + [
-            f"neither run nor given a reason in {table}: {line}" for line in self.uncovered if not line.reason
-        ]
+        return found + [f"has not run, and {table} says not why: {line}" for line in self.uncovered if not line.reason]
 
     @property
     def verdict(self) -> str:
