@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One VM for all driver tests, made anew when a test has crashed it; each test finds it idle and must leave it idle."""
+"""One VM for all driver tests, made anew when a test has failed; the judge sees that each leaves it as it found it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from pyharness.artifacts.prepare import Prepared
+from pyharness.errors import HarnessError
+from pyharness.judge import Judge
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
 from pyharness.vsp.server import VspServer
@@ -18,22 +20,27 @@ from tests.driver.lab import FIRST, NULL, SECOND, Lab, lab_on, release
 
 @dataclass
 class LabKeeper:
-    """Keeps a lab for as long as it is fit for the next test."""
+    """Keeps a lab, and its judge, for as long as it is fit for the next test."""
 
     config: MachineConfig
     prepared: Prepared
-    lab: Lab | None = None
+    _fit: tuple[Lab, Judge] | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def fit(self) -> Lab:
-        if self.lab is None:
+    def fit(self) -> tuple[Lab, Judge]:
+        if self._fit is None:
             machine = self._stack.enter_context(Machine(self.config))
-            self.lab = self._stack.enter_context(lab_on(machine, self.prepared.modules))
-        return self.lab
+            judge = Judge(machine)
+            judge.begin("the loading of the modules")
+            self._fit = self._stack.enter_context(lab_on(machine, self.prepared.modules)), judge
+        return self._fit
 
     def discard(self) -> None:
-        self.lab = None
-        self._stack.close()
+        """End the lab. Raises what the judge has found out at last."""
+        with self._stack:
+            fit, self._fit = self._fit, None
+            if fit and not fit[0].machine.failure:
+                fit[1].finish()
 
 
 @pytest.fixture(scope="session")
@@ -45,31 +52,25 @@ def lab_keeper(config: MachineConfig, prepared: Prepared) -> Iterator[LabKeeper]
 
 
 @pytest.fixture
-def lab(lab_keeper: LabKeeper) -> Iterator[Lab]:
-    lab = lab_keeper.fit()
+def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    lab, judge = lab_keeper.fit()
     lab.tolerated = ()
-    messages = len(lab.guest.dmesg())
     violations = [server.counters.violations for server in (lab.first, lab.second)]
     try:
+        judge.begin(request.node.nodeid)
         yield lab
-        _check_idle(lab, messages, violations)
-    except BaseException:
+        for server, before in zip((lab.first, lab.second), violations, strict=True):
+            release(server)
+            assert not server.errors, server.errors[0].traceback
+            assert server.counters.violations == before
+        judge.verdict(lab.tolerated)
+    except BaseException as error:
         # Whatever is wrong with this guest, the next test does not inherit it.
-        lab_keeper.discard()
+        try:
+            lab_keeper.discard()
+        except HarnessError as later:
+            error.add_note(f"{later}\n{later.detail}")
         raise
-
-
-def _check_idle(lab: Lab, messages: int, violations: list[int]) -> None:
-    for server in (lab.first, lab.second):
-        release(server)
-    lab.machine.check()
-    for instance in (FIRST, SECOND, NULL):
-        lab.work.wait_until_unpinned(str(instance))
-    for server, before in zip((lab.first, lab.second), violations, strict=True):
-        assert not server.errors, server.errors[0].traceback
-        assert server.counters.violations == before
-    warnings = [str(message) for message in lab.guest.warnings(messages)]
-    assert [text for text in warnings if not any(part in text for part in lab.tolerated)] == []
 
 
 @pytest.fixture

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Judges what the driver did to the kernel between two moments, by all that the kernel can tell.
+
+    judge = Judge(machine)
+    judge.begin("a test")   # marks the state
+    ...                     # the driver works
+    judge.verdict()         # raises the HarnessError that names what is wrong
+    judge.finish()          # once, before the machine goes: what takes kmemleak a while to be sure of
+
+What a kernel has no means to see is not judged: /proc/allocinfo and kmemleak are there on debug kernels.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyharness.errors import CheckFailed, GuestCrashed
+from pyharness.machine.crash import CrashDetector
+from pyharness.machine.vm import Machine
+
+# A worker of the kernel frees what the host has just let go of. What is there after this long stays for ever.
+_SETTLE_S = 10.0
+_POLL_S = 0.02
+# kmemleak does not report what is younger than 5 s, since a pointer may be on its way; with a margin for its tick.
+_LEAK_AGE_S = 5.2
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What there must be as much of as there was: how to say that there is more, or less."""
+
+    more: str
+    less: str
+
+
+_KINDS = {
+    "pins": _Kind(
+        "{count} pages are left pinned (an unpin_user_pages is missing)", "{count} pages were unpinned twice"
+    ),
+    "requests": _Kind("a request is still pending: {what}", "a request is gone: {what}"),
+    "users": _Kind("{what} has {count} more users than before", "{what} has {count} users less than before"),
+    "devices": _Kind("device {what} is still bound", "device {what} is not bound any more"),
+    "memory": _Kind("{count} bytes are left allocated by {what}", "{count} bytes less than before are held by {what}"),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What is held at one moment: for each kind, how many of what."""
+
+    held: Mapping[str, Counts]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> State:
+        """From what `pyharness.guest.judge.state` returns; equal rows add up."""
+        held: dict[str, dict[str, int]] = {}
+        for kind, counts in rows:
+            of_kind = held.setdefault(kind, {})
+            for what, count in counts:
+                of_kind[what] = of_kind.get(what, 0) + count
+        return cls(held)
+
+    def faults(self, later: State) -> list[str]:
+        """What is held at `later` that was not held now, or the other way round: a line for each."""
+        found = []
+        for kind, words in _KINDS.items():
+            before, after = self.held[kind], later.held[kind]
+            for what in sorted(before.keys() | after.keys()):
+                count = after.get(what, 0) - before.get(what, 0)
+                if count:
+                    found.append((words.more if count > 0 else words.less).format(what=what, count=abs(count)))
+        return found
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An object of kmemleak's report: nothing in the kernel's memory points to it."""
+
+    address: str
+    size: int
+    jiffies: int
+    text: str
+
+    @property
+    def culprit(self) -> str:
+        """The innermost function of a module that is on the stack of the allocation, or else the innermost at all."""
+        frames = re.findall(r"^    (?!\S\S \S\S )(\S+\+0x\S+(?: \[\w+\])?)", self.text, re.MULTILINE)
+        return next((frame for frame in frames if frame.endswith("]")), frames[0] if frames else "an unknown function")
+
+
+_LEAK = re.compile(
+    r"^unreferenced object (?P<address>0x[0-9a-f]+) \(size (?P<size>\d+)\):\n"
+    r"  comm .*, jiffies (?P<jiffies>\d+).*\n(?:    ?.*\n?)*",
+    re.MULTILINE,
+)
+
+
+def parse_leaks(report: str) -> dict[tuple[str, int], Leak]:
+    """kmemleak's report by the objects' address and time of allocation, which no two objects share."""
+    found = {}
+    for match in _LEAK.finditer(report):
+        leak = Leak(match["address"], int(match["size"]), int(match["jiffies"]), match[0].rstrip())
+        found[leak.address, leak.jiffies] = leak
+    return found
+
+
+class Judge:
+    """Judges one machine. It may be made before the modules are loaded."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._guest = machine.guest.module("pyharness.guest.judge")
+        self._kmemleak = bool(self._guest.has_kmemleak())
+        self._marks: list[tuple[int, str]] = []
+        """When what began, in jiffies."""
+        self._messages = 0
+        self._state = State({})
+
+    def begin(self, name: str) -> None:
+        """Mark the state: `name` is what a fault that shows later is blamed on."""
+        if self._kmemleak:
+            self._marks.append((self._guest.clock()[0], name))
+        self._messages = len(self._machine.guest.dmesg())
+        self._state = self._now()
+
+    def verdict(self, tolerated: Sequence[str] = ()) -> None:
+        """Raise what is wrong since `begin`; warnings of the kernel's log that contain a `tolerated` text are not.
+
+        GuestCrashed for a splat, also one that the kernel survived. CheckFailed when something is held that was not
+        held before, or is no longer, and for a warning.
+        """
+        self._settle()
+        warnings = [
+            str(message)
+            for message in self._machine.guest.warnings(self._messages)
+            if not any(part in message.text for part in tolerated)
+        ]
+        if warnings:
+            count = f"{len(warnings)} warnings" if len(warnings) > 1 else "a warning"
+            raise CheckFailed(f"the guest's kernel gave {count}: {warnings[0]}", detail="\n".join(warnings))
+
+    def finish(self) -> None:
+        """Raise GuestCrashed if anything leaked since the first `begin`, with the names of what leaked it.
+
+        Takes some seconds where there is a kmemleak, and no time elsewhere.
+        """
+        if not self._kmemleak or not self._marks:
+            return
+        _, end = self._guest.clock()
+        while self._guest.clock()[1] < end + _LEAK_AGE_S:
+            time.sleep(_POLL_S)
+        # The first scan takes checksums; an object that has changed by the second is in use, and is not reported.
+        self._guest.scan()
+        leaks = self._leaks(self._guest.scan)
+        if leaks:
+            # A pointer that was on its way during one scan has arrived by the next.
+            again = self._leaks(self._guest.scan)
+            leaks = {key: leak for key, leak in leaks.items() if key in again}
+        if leaks:
+            raise self._leaked(list(leaks.values()))
+
+    def _now(self) -> State:
+        return State.of(self._guest.state())
+
+    def _settle(self) -> None:
+        """Wait until everything is as it was, or has had its time."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            faults = self._state.faults(self._now())
+            self._check_splats()
+            if not faults:
+                return
+            if time.monotonic() > deadline:
+                more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+                raise CheckFailed(faults[0] + more, detail="\n".join(faults))
+            time.sleep(_POLL_S)
+
+    def _check_splats(self) -> None:
+        """The log is read rather than the console, which may lag behind it."""
+        self._machine.check()
+        detector = CrashDetector()
+        for message in self._machine.guest.dmesg(self._messages):
+            detector.feed(str(message))
+        splat = detector.fatal or next(iter(detector.warnings), None)
+        if splat:
+            raise GuestCrashed(f"the guest's kernel reported {splat.kind}: {splat.headline}", detail=splat.text)
+
+    def _leaks(self, scan: Callable[[], str]) -> dict[tuple[str, int], Leak]:
+        """What one scan reports of what was allocated since the first mark: the rest is the boot's."""
+        return {key: leak for key, leak in parse_leaks(scan()).items() if leak.jiffies >= self._marks[0][0]}
+
+    def _leaked(self, leaks: Sequence[Leak]) -> GuestCrashed:
+        names = [self._blame(leak) for leak in leaks]
+        first = leaks[0]
+        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        return GuestCrashed(
+            f"kmemleak: {first.size} bytes allocated by {first.culprit} leaked in {names[0]}{more}",
+            detail="\n".join(f"in {name}:\n{leak.text}" for name, leak in zip(names, leaks, strict=True)),
+        )
+
+    def _blame(self, leak: Leak) -> str:
+        """The name of the interval in which it was allocated."""
+        begins = [jiffies for jiffies, _ in self._marks]
+        return self._marks[bisect_right(begins, leak.jiffies) - 1][1]
