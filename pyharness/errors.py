@@ -7,6 +7,10 @@ A message is one line that names the cause; `mend` is one line that says what to
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyharness.machine.crash import Kind
 
 
 class Exit(IntEnum):
@@ -25,10 +29,14 @@ class HarnessError(Exception):
 
     exit_code: Exit = Exit.HARNESS
 
-    def __init__(self, message: str, *, mend: str = "", detail: str = "") -> None:
-        """`detail` is shown below the message as it is (a console tail, a compiler's output)."""
+    def __init__(self, message: str, *, mend: str = "", detail: str = "", kind: Kind | None = None) -> None:
+        """`detail` is shown below the message as it is (a console tail, a compiler's output).
+
+        `kind` says what became of a machine, where one is concerned.
+        """
         super().__init__(message)
         self.message = message
+        self.kind = kind
         self.mend = mend
         self.detail = detail
 

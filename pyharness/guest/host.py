@@ -201,6 +201,8 @@ class Guest:
         self._log_lock = threading.Lock()
         self._log_reader = self._own("kernel").LogReader()
         self._uevents: Any = None
+        self.loaded: dict[str, Path] = {}
+        """The host's file of each module that was loaded from one, to decode the kernel's stacks."""
         self.booted = len(self.dmesg())
         """Number of messages in the kernel's log when the guest was ready."""
 
@@ -242,6 +244,8 @@ class Guest:
         )
         if not isinstance(module, str):
             self.push(module, name)
+        if isinstance(module, Path):
+            self.loaded[module.stem.replace("-", "_")] = module
         try:
             self._own("kernel").insmod(name)
         except OSError as error:

@@ -71,7 +71,7 @@ _MAX_LINES = {Severity.FATAL: 500, Severity.WARNING: 200}
 
 @dataclass(frozen=True)
 class Pattern:
-    """A report, known by its first line; `end` matches its last. `text` says that it is what a WARN was given to say."""
+    """A report, known by its first line; `end` matches its last. `text`: it is what a WARN was given to say."""
 
     kind: Kind
     severity: Severity

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import signal
 import socket
@@ -23,9 +24,11 @@ from qemu.qmp import QMPError
 from pyharness.artifacts.cache import Cache
 from pyharness.errors import GuestCrashed, HarnessError, TimedOut
 from pyharness.guest.host import Guest, Hello
+from pyharness.machine.backtrace import Symbolizer, decode
 from pyharness.machine.command import boot_arguments, qemu_command, restore_arguments
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.console import Console
+from pyharness.machine.crash import Kind, Splat
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import RunDir, new_log_dir
@@ -38,6 +41,8 @@ _POLL_S = 0.02
 # QEMU closes its sockets some time before its console is read to the end.
 _VERDICT_TIMEOUT_S = 5.0
 _SHELL_POLL_S = 0.5
+# What the kernel says when it was asked for a reboot.
+_REBOOT = re.compile(r"reboot: |sysrq: Resetting")
 
 
 class State(Enum):
@@ -196,6 +201,12 @@ class Machine:
         """The guest's agent."""
         return self._part(self._guest)
 
+    def explain(self, splat: Splat) -> str:
+        """The splat's stacks as files and lines, then the whole splat as the kernel printed it."""
+        modules = self._guest.loaded if self._guest else {}
+        decoded = decode(splat.lines, Symbolizer(self.config.kernel, modules))
+        return f"{decoded}\n\n{splat.text}" if decoded else splat.text
+
     def vsp_socket(self, index: int) -> Path:
         """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
         return self._part(self._run_dir).vsp_socket(index)
@@ -234,6 +245,7 @@ class Machine:
                     f"waited in vain for {what}",
                     mend=f"see {console.log} and {console.qemu_log}",
                     detail=console.tail(),
+                    kind=Kind.BOOT_HANG,
                 )
             time.sleep(_POLL_S)
 
@@ -254,7 +266,8 @@ class Machine:
             return GuestCrashed(
                 f"the guest's kernel crashed ({console.splat.kind}): {console.splat.headline}",
                 mend=f"the whole console is in {console.log}",
-                detail=console.splat.text,
+                detail=self.explain(console.splat),
+                kind=console.splat.kind,
             )
         if console.fault:
             return HarnessError(
@@ -266,13 +279,17 @@ class Machine:
             [event["data"]["reason"] for event in self._qmp.events if event["event"] == "SHUTDOWN"] if self._qmp else []
         )
         if "guest-reset" in reasons:
+            kind = Kind.RESET if _REBOOT.search(console.tail()) else Kind.TRIPLE_FAULT
             return GuestCrashed(
-                "the guest reset itself without a message: a triple fault, or a reboot",
+                f"the guest reset itself without a message of a crash: a {kind}",
                 mend=f"the whole console is in {console.log}",
                 detail=console.tail(),
+                kind=kind,
             )
         if "guest-shutdown" in reasons:
-            return HarnessError("the guest powered itself off", mend=f"see {console.log}", detail=console.tail())
+            return HarnessError(
+                "the guest powered itself off", mend=f"see {console.log}", detail=console.tail(), kind=Kind.POWER_OFF
+            )
         status = console.exit_status or 0
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         said = console.qemu_said()
@@ -283,7 +300,10 @@ class Machine:
                 detail=said,
             )
         return HarnessError(
-            f"QEMU {how}", mend=f"see {console.qemu_log} and {console.log}", detail=said or console.tail()
+            f"QEMU {how}",
+            mend=f"see {console.qemu_log} and {console.log}",
+            detail=said or console.tail(),
+            kind=Kind.QEMU_DEATH,
         )
 
     def _explain(self, error: Exception) -> HarnessError:
