@@ -145,10 +145,25 @@ def _make(kernel: Kernel, stage: Path, where: str, name: str, asked: Sequence[st
     # Without the mapping, traces and DWARF would name a directory that is gone.
     flags = f"KCFLAGS=-ffile-prefix-map={stage}/="
     try:
-        run(["make", "-s", "-j2", "-C", kernel.headers, f"M={stage / where}", flags, *asked, "modules"], on_line=tell)
+        run(
+            [
+                "make",
+                "-s",
+                "-j2",
+                "-C",
+                kernel.headers,
+                f"M={stage / where}",
+                f"CC={kernel.gcc}",
+                flags,
+                *asked,
+                "modules",
+            ],
+            on_line=tell,
+        )
     except CommandFailed as error:
         lines = [line.replace(f"{stage}/", "") for line in error.output]
+        own = [line for line in lines if not line.startswith("make")]
         raise CheckFailed(
             f"{name} does not build for {kernel.name} ({kernel.release})",
-            detail="\n".join(line for line in lines if not line.startswith("make")),
+            detail="\n".join(own or lines),
         ) from error
