@@ -23,7 +23,6 @@ _TRACE_END = r"---\[ end trace "
 _STACK_END = r" ?</TASK>"
 _PANIC_END = r"---\[ end Kernel panic"
 _ONE_LINE = r""
-_OPEN_END = r"(?!)"
 
 
 class Kind(StrEnum):
@@ -270,13 +269,6 @@ PATTERNS = (
         r"kmemleak: \d+ new suspected memory leaks ",
     ),
     Pattern(
-        Kind.KMEMLEAK,
-        _WARNING,
-        _OPEN_END,
-        "unreferenced object 0xffff888007c8fd08 (size 64):",
-        r"unreferenced object (\(percpu\) )?0x[0-9a-f]+ \(size \d+\):",
-    ),
-    Pattern(
         Kind.WARNING,
         _WARNING,
         _TRACE_END,
@@ -401,8 +393,3 @@ def splats_in(lines: Iterable[str]) -> list[Splat]:
     for line in lines:
         detector.feed(line)
     return [*detector.warnings, *([detector.fatal] if detector.fatal else [])]
-
-
-def leaks_in(report: str) -> list[Splat]:
-    """The leaks in the text of /sys/kernel/debug/kmemleak, which has no time stamps."""
-    return splats_in(f"[    0.000000] {line}" for line in report.splitlines())

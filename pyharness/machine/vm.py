@@ -28,7 +28,7 @@ from pyharness.machine.backtrace import Symbolizer, decode
 from pyharness.machine.command import boot_arguments, qemu_command, restore_arguments
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.console import Console
-from pyharness.machine.crash import Kind, Splat
+from pyharness.machine.crash import Kind
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import RunDir, new_log_dir
@@ -201,11 +201,11 @@ class Machine:
         """The guest's agent."""
         return self._part(self._guest)
 
-    def explain(self, splat: Splat) -> str:
-        """The splat's stacks as files and lines, then the whole splat as the kernel printed it."""
+    def explain(self, report: str) -> str:
+        """The stacks of a report of the kernel as files and lines, then the report as it is."""
         modules = self._guest.loaded if self._guest else {}
-        decoded = decode(splat.lines, Symbolizer(self.config.kernel, modules))
-        return f"{decoded}\n\n{splat.text}" if decoded else splat.text
+        decoded = decode(report.splitlines(), Symbolizer(self.config.kernel, modules))
+        return f"{decoded}\n\n{report}" if decoded else report
 
     def vsp_socket(self, index: int) -> Path:
         """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
@@ -266,7 +266,7 @@ class Machine:
             return GuestCrashed(
                 f"the guest's kernel crashed ({console.splat.kind}): {console.splat.headline}",
                 mend=f"the whole console is in {console.log}",
-                detail=self.explain(console.splat),
+                detail=self.explain(console.splat.text),
                 kind=console.splat.kind,
             )
         if console.fault:
