@@ -3,26 +3,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import DEFAULT_KERNEL
-from pyharness.artifacts.prepare import Prepared, prepare
+from pyharness.artifacts.prepare import Prepared
+from pyharness.artifacts.qemu import Qemu
 from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
-from pyharness.progress import Progress
+from pyharness.report.plugin import subjects_of
+from pyharness.report.subjects import Subject
 from tests.devices import NULL_DEVICE, SERVED_DEVICE
 
 
 @pytest.fixture(scope="session")
-def prepared() -> Prepared:
-    """The kernel, modules, QEMU and root image that `pyharness test --kernel` chose."""
-    return prepare(os.environ.get("PYHARNESS_KERNEL", DEFAULT_KERNEL), Cache.open(), Progress(quiet=True))
+def kernel_choice(request: pytest.FixtureRequest) -> str:
+    """The kernel's name. All that uses it, at one remove or more, runs once per kernel of the session."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def subject(kernel_choice: str, pytestconfig: pytest.Config) -> Subject:
+    """The kernel, what its guests need, and the arguments with which a command chooses it."""
+    return subjects_of(pytestconfig)[kernel_choice]
+
+
+@pytest.fixture(scope="session")
+def prepared(subject: Subject) -> Prepared:
+    """The kernel, modules, QEMU and root image."""
+    return subject.prepared
+
+
+@pytest.fixture(scope="session")
+def qemu(pytestconfig: pytest.Config) -> Qemu:
+    """QEMU alone, for what needs no kernel: it runs once."""
+    return subjects_of(pytestconfig).qemu()
 
 
 @pytest.fixture(scope="session")

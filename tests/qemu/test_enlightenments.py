@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pyharness.artifacts.prepare import Prepared
 from pyharness.artifacts.qemu import Qemu
 
 # Ends only a guest that would wait for ever; no verdict depends on it.
@@ -76,8 +75,8 @@ def boot(qemu: Qemu, image: Path, cpu: str, *arguments: str, cpus: int = 1, thre
         ("takeover", 1, VMBUS),
     ],
 )
-def test_guest(prepared: Prepared, images: Path, image: str, cpus: int, devices: tuple[str, ...], thread: str) -> None:
-    outcome = boot(prepared.qemu, images / image, f"max,{ALL_OFFERED}", *devices, cpus=cpus, thread=thread)
+def test_guest(qemu: Qemu, images: Path, image: str, cpus: int, devices: tuple[str, ...], thread: str) -> None:
+    outcome = boot(qemu, images / image, f"max,{ALL_OFFERED}", *devices, cpus=cpus, thread=thread)
     checks, failed = outcome.summary
     assert outcome.failures == []
     assert (outcome.status, failed) == (PASSED, 0), outcome
@@ -85,24 +84,24 @@ def test_guest(prepared: Prepared, images: Path, image: str, cpus: int, devices:
 
 
 @pytest.mark.parametrize(("image", "cpu"), [("plain", "max"), ("enforce", "max,hv-time,hv-enforce-cpuid")])
-def test_a_cpu_that_lacks_enlightenments(prepared: Prepared, images: Path, image: str, cpu: str) -> None:
-    outcome = boot(prepared.qemu, images / image, cpu)
+def test_a_cpu_that_lacks_enlightenments(qemu: Qemu, images: Path, image: str, cpu: str) -> None:
+    outcome = boot(qemu, images / image, cpu)
     assert outcome.failures == []
     assert outcome.summary[1] == 0
     assert outcome.status == PASSED
 
 
-def test_the_checks_can_fail(prepared: Prepared, images: Path) -> None:
+def test_the_checks_can_fail(qemu: Qemu, images: Path) -> None:
     """What holds without enlightenments does not hold with them."""
-    outcome = boot(prepared.qemu, images / "plain", f"max,{ALL_OFFERED}")
+    outcome = boot(qemu, images / "plain", f"max,{ALL_OFFERED}")
     assert "CPUID: TCG's own signature: got 0x0 want 0x1" in outcome.failures
     assert outcome.summary[1] == len(outcome.failures)
     assert outcome.status == FAILED
 
 
 @pytest.mark.parametrize("flag", NOT_OFFERED)
-def test_what_is_not_offered_is_refused(prepared: Prepared, images: Path, flag: str) -> None:
-    outcome = boot(prepared.qemu, images / "plain", f"max,{ALL_OFFERED},{flag}")
+def test_what_is_not_offered_is_refused(qemu: Qemu, images: Path, flag: str) -> None:
+    outcome = boot(qemu, images / "plain", f"max,{ALL_OFFERED},{flag}")
     assert (outcome.status, outcome.console) == (1, "")
     assert outcome.stderr.endswith(f"TCG does not provide {flag}\n")
 
@@ -111,7 +110,7 @@ def test_what_is_not_offered_is_refused(prepared: Prepared, images: Path, flag: 
     ("flags", "cause"),
     [("hv-synic", "hv-synic requires hv-vpindex"), ("hv-passthrough", "hv-passthrough needs KVM")],
 )
-def test_flags_that_cannot_work_are_refused(prepared: Prepared, images: Path, flags: str, cause: str) -> None:
-    outcome = boot(prepared.qemu, images / "plain", f"max,{flags}")
+def test_flags_that_cannot_work_are_refused(qemu: Qemu, images: Path, flags: str, cause: str) -> None:
+    outcome = boot(qemu, images / "plain", f"max,{flags}")
     assert (outcome.status, outcome.console) == (1, "")
     assert outcome.stderr.endswith(f"{cause}\n")

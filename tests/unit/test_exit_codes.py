@@ -23,7 +23,7 @@ EXPECTED_CRASH = (
     "import pytest\nfrom pyharness.errors import GuestCrashed\n"
     "def test_it():\n    with pytest.raises(GuestCrashed):\n        raise GuestCrashed('splat')\n"
 )
-RUN = "import sys; from pyharness.commands.test import run_pytest; sys.exit(run_pytest(sys.argv[1:]))"
+RUN = "import sys; from pyharness.report.session import run_session; sys.exit(run_session(sys.argv[1:])[1])"
 
 
 def command(directory: Path) -> list[str]:

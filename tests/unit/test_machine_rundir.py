@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,11 @@ SUN_PATH_MAX = 107
 
 
 @pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    base = tmp_path / "run"
-    base.mkdir()
-    monkeypatch.setattr(rundir, "_MAX_BASE_LENGTH", 4096)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
-    return base
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Short, unlike pytest's own directories, or it would not be taken."""
+    with tempfile.TemporaryDirectory(prefix="run-") as base:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+        yield Path(base)
 
 
 def test_it_is_private_and_goes_without_a_trace(base: Path) -> None:

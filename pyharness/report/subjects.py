@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernels that a test session runs on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.kernels import Kernel, KernelChoice, KernelTree
+from pyharness.artifacts.modules import Modules
+from pyharness.artifacts.prepare import Prepared, prepare
+from pyharness.artifacts.qemu import Qemu, ensure_qemu
+from pyharness.artifacts.rootimage import RootImage
+from pyharness.errors import UsageError
+from pyharness.progress import Progress
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel under test with all that a guest needs, and the arguments of `pyharness` that choose it."""
+
+    prepared: Prepared
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What test ids call it."""
+        return self.prepared.kernel.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what was built, not who builds it."""
+        prepared = self.prepared
+        return _restored, (prepared.kernel, prepared.root_image, prepared.qemu, prepared.modules, self.arguments)
+
+
+def _restored(
+    kernel: Kernel, root_image: RootImage, qemu: Qemu, modules: Modules, arguments: tuple[str, ...]
+) -> Subject:
+    built: Future[Modules] = Future()
+    built.set_result(modules)
+    return Subject(Prepared(kernel, root_image, qemu, built), arguments)
+
+
+def arguments_for(choice: KernelChoice) -> tuple[str, ...]:
+    """The arguments of `pyharness` that choose this kernel."""
+    if not isinstance(choice, KernelTree):
+        return ("--kernel", choice)
+    return ("--kernel-dir", str(choice.directory.resolve()))
+
+
+def subject_of(choice: KernelChoice, cache: Cache, progress: Progress) -> Subject:
+    """Build or fetch what is missing for this kernel. Raises what `prepare` raises."""
+    prepared = prepare(choice, cache, progress)
+    prepared.building.result()
+    return Subject(prepared, arguments_for(choice))
+
+
+class Subjects:
+    """The session's kernels by name, in their order; one that was not handed over is prepared when it is asked for."""
+
+    def __init__(self, names: Iterable[str], ready: Mapping[str, Subject] | None = None) -> None:
+        self.names = tuple(names)
+        self._ready = dict(ready or {})
+        if len(set(self.names)) < len(self.names):
+            raise UsageError("a kernel is named twice", mend="name each kernel once; a tree must not be called as one")
+
+    @classmethod
+    def of(cls, subjects: Iterable[Subject]) -> Subjects:
+        """Kernels that are ready."""
+        given = list(subjects)
+        return cls([subject.name for subject in given], {subject.name: subject for subject in given})
+
+    def __getitem__(self, name: str) -> Subject:
+        if name not in self._ready:
+            self._ready[name] = subject_of(name, Cache.open(), Progress(quiet=True))
+        return self._ready[name]
+
+    @property
+    def ready(self) -> list[Subject]:
+        """Those that have been prepared."""
+        return [self._ready[name] for name in self.names if name in self._ready]
+
+    def qemu(self) -> Qemu:
+        """QEMU, which is the same for every kernel."""
+        return self.ready[0].prepared.qemu if self.ready else ensure_qemu(Cache.open(), Progress(quiet=True))
+
+    def named_in(self, nodeid: str) -> str:
+        """The kernel in a test's id, or nothing: the plugin puts it first among the parameters."""
+        return _named_in(self.names, nodeid)
+
+
+def _named_in(names: tuple[str, ...], nodeid: str) -> str:
+    _, _, parameters = nodeid.partition("[")
+    fits = partial(re.match, string=parameters)
+    return max((name for name in names if fits(re.escape(name) + r"[-\]]")), key=len, default="")
