@@ -32,6 +32,7 @@ SUBCOMMANDS = (
     Subcommand("test", "build what is missing, then run the test suite with pytest"),
     Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
+    Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
     Subcommand("shell", "an interactive guest with hv_vmbus, the driver and the VSP loaded"),
     Subcommand("doctor", "what this machine can do, what is missing and how to get it"),
     Subcommand("clean", "remove the build directory, and with --cache the cached artifacts"),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Rig:
 
     machine: Machine
     vsp: VspServer
-    modules: Modules
+    prepared: Prepared
     boot_messages: int
     """How many messages the kernel had logged before the modules were loaded."""
 
@@ -41,9 +41,10 @@ class Rig:
 
         Raises CheckFailed with the kernel's log when a module does not load, TimedOut when no node appears.
         """
-        for module in (self.modules.vmbus.path, self.modules.driver.path):
+        modules = self.prepared.modules
+        for module in (modules.vmbus, modules.driver):
             with _kernel_verdict(f"{module.name} does not load"):
-                self.machine.guest.insmod(module)
+                self.machine.guest.insmod(module.path)
         self.machine.guest.wait_for_node(NODE, _NODE_TIMEOUT_S)
 
     def unload(self) -> None:
@@ -72,21 +73,33 @@ def _kernel_verdict(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def rig(prepared: Prepared, accelerator: Accelerator, progress: Progress) -> Iterator[Rig]:
-    """Boot, attach a VSP with an empty object store, and load the modules; nothing is left running afterwards."""
+def rig(
+    prepared: Prepared,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    cold: bool = False,
+    identify: Callable[[Modules], None] = lambda _: None,
+) -> Iterator[Rig]:
+    """Start a guest, attach a VSP with an empty object store, load the modules; nothing is left running afterwards.
+
+    The guest starts while the modules are still building; `identify` is told of them before they are loaded.
+    """
     config = MachineConfig(
         kernel=prepared.kernel,
         qemu=prepared.qemu,
         root_image=prepared.root_image,
         accelerator=accelerator,
         blob_devices=(BlobDevice(INSTANCE),),
+        cold=cold,
     )
     machine = Machine(config)
     try:
-        with progress.stage("boot"):
+        with progress.stage("start"):
             machine.start()
         with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
-            running = Rig(machine, vsp, prepared.modules, len(machine.guest.dmesg()))
+            running = Rig(machine, vsp, prepared, len(machine.guest.dmesg()))
+            identify(prepared.modules)
             with progress.stage("load"):
                 running.load()
             yield running

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +17,38 @@ from pyharness.progress import Progress
 
 @dataclass(frozen=True)
 class Prepared:
-    """The artifacts of one guest."""
+    """The artifacts of one guest. The modules may still be building: a guest starts without them."""
 
     kernel: Kernel
-    modules: Modules
     root_image: RootImage
     qemu: Qemu
+    building: Future[Modules]
+
+    @property
+    def modules(self) -> Modules:
+        """The modules, when they are built. Raises as `build_modules`."""
+        return self.building.result()
 
 
-def prepare(choice: KernelChoice, cache: Cache, progress: Progress, own_qemu: Path | None = None) -> Prepared:
-    """Build what is not cached: the quick parts first, so that a broken driver shows before the long QEMU build.
+def prepare(kernel: KernelChoice, cache: Cache, progress: Progress, own_qemu: Path | None = None) -> Prepared:
+    """Build what is not cached; the modules in the background.
 
-    `own_qemu` is a binary of the user's to take instead. Raises what the parts raise.
+    `own_qemu` is a binary of the user's to take instead of building one. Raises what the parts raise.
     """
     own = examine_qemu(own_qemu) if own_qemu else None
     with progress.stage("kernel"):
-        kernel = ensure_kernel(choice, cache, progress)
-    with progress.stage("modules"):
-        modules = build_modules(kernel, cache, progress)
+        chosen = ensure_kernel(kernel, cache, progress)
+
+    def build() -> Modules:
+        with progress.stage("modules"):
+            return build_modules(chosen, cache, progress)
+
+    builder = ThreadPoolExecutor(1, "modules")
+    building = builder.submit(build)
+    builder.shutdown(wait=False)
     with progress.stage("guest image"):
         root_image = ensure_root_image(cache, progress)
     with progress.stage("qemu"):
-        qemu = ensure_qemu(cache, progress, own)
-    return Prepared(kernel, modules, root_image, qemu)
+        # A driver that does not build shows before the minutes that QEMU takes.
+        qemu = ensure_qemu(cache, progress, own, before_build=building.result)
+    return Prepared(chosen, root_image, qemu, building)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,10 @@ class _Inputs:
         return [Package(name, version) for name, version in zip(sorted(_FIRMWARE), self.firmware, strict=True)]
 
 
-def ensure_qemu(cache: Cache, progress: Progress, own: OwnQemu | None = None) -> Qemu:
-    """QEMU, built unless it is cached, or the user's `own` with our firmware.
+def ensure_qemu(
+    cache: Cache, progress: Progress, own: OwnQemu | None = None, before_build: Callable[[], object] = lambda: None
+) -> Qemu:
+    """QEMU, built unless it is cached (after a call of `before_build`), or the user's `own` with our firmware.
 
     The tree of sources and objects stays in the cache as an entry of its own, so that after an edit below qemu/ only
     what depends on it is compiled. Raises HarnessError when it cannot be fetched or built.
@@ -106,7 +109,11 @@ def ensure_qemu(cache: Cache, progress: Progress, own: OwnQemu | None = None) ->
         cache.build("firmware", inputs.firmware_key, take, progress=progress)
         if own:
             return own.binary
-        make = partial(_make, inputs, apt, cache, progress)
+
+        def make(directory: Path) -> None:
+            before_build()
+            _make(inputs, apt, cache, progress, directory)
+
         return cache.build("qemu", inputs.key, make, needs=_DISK_NEEDED, progress=progress) / _BINARY
 
     inputs, binary = apt.fetch_newest(known, lambda: _choose(apt), build)

@@ -25,7 +25,7 @@ def execute(args: argparse.Namespace) -> Exit:
     cache, progress = Cache.open(), Progress()
     if args.update:
         cache.forget()
-    prepared = prepare(args.kernel, cache, progress)
+    prepared = prepare(options.chosen_kernel(args), cache, progress)
     built = {
         "kernel": {"release": prepared.kernel.release, "image": str(prepared.kernel.vmlinuz)},
         "hv_vmbus": {"hash": prepared.modules.vmbus.hash, "path": str(prepared.modules.vmbus.path)},

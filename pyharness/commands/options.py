@@ -6,17 +6,50 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS
+from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
+from pyharness.errors import UsageError
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
-    """--kernel NAME."""
-    parser.add_argument(
+    """--kernel NAME, or --kernel-dir DIR."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
         "--kernel",
         default=DEFAULT_KERNEL,
         metavar="NAME",
         help=f"the guest's kernel, one of {', '.join(KERNELS)} (default: %(default)s)",
     )
+    add_kernel_tree(parser, chosen)
+
+
+def add_kernel_tree(
+    parser: argparse.ArgumentParser, where: argparse._MutuallyExclusiveGroup | argparse.ArgumentParser
+) -> None:
+    """--kernel-dir DIR with --kernel-config FILE."""
+    where.add_argument(
+        "--kernel-dir", type=Path, metavar="DIR", help="build and boot this Linux source tree, which stays as it is"
+    )
+    parser.add_argument(
+        "--kernel-config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="CONFIG_ lines to build the tree of --kernel-dir with, on top of kernel/configs/guest.config "
+        "(kernel/configs/debug.config makes it a debug kernel); may be repeated",
+    )
+
+
+def chosen_kernel(args: argparse.Namespace) -> KernelChoice:
+    """What --kernel or --kernel-dir chose."""
+    return chosen_tree(args) or str(args.kernel)
+
+
+def chosen_tree(args: argparse.Namespace) -> KernelTree | None:
+    """What --kernel-dir chose, if it was given."""
+    if args.kernel_config and not args.kernel_dir:
+        raise UsageError("--kernel-config is for a tree of your own", mend="give --kernel-dir as well")
+    return KernelTree(args.kernel_dir, tuple(args.kernel_config)) if args.kernel_dir else None
 
 
 def add_qemu(parser: argparse.ArgumentParser) -> None:
@@ -27,3 +60,8 @@ def add_qemu(parser: argparse.ArgumentParser) -> None:
         metavar="BINARY",
         help="a QEMU of your own with the devices of qemu/, instead of building one",
     )
+
+
+def add_cold(parser: argparse.ArgumentParser) -> None:
+    """--cold."""
+    parser.add_argument("--cold", action="store_true", help="boot instead of restoring the snapshot of an earlier boot")

@@ -16,10 +16,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
 from pyharness.client.device import HostError
@@ -59,10 +61,15 @@ class Report:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness run`."""
     parser.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help="the file to move (default: the kernel image that is booted)"
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="the file to move (default: hv_vmbus with its debug information)",
     )
     options.add_kernel(parser)
     options.add_qemu(parser)
+    options.add_cold(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -74,11 +81,12 @@ def execute(args: argparse.Namespace) -> Exit:
         accelerator = choose_accelerator()
         report.accelerator = accelerator.name
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-        prepared = prepare(args.kernel, Cache.open(), progress, args.qemu)
+        prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
         _identify(prepared, report, progress)
+        name_modules = partial(_identify_modules, report, progress)
         with (
-            given or _open(prepared.kernel.vmlinuz) as source,
-            rig(prepared, accelerator, progress) as running,
+            rig(prepared, accelerator, progress, cold=args.cold, identify=name_modules) as running,
+            given or _open(prepared.modules.vmbus.debug) as source,
             _judged(running, report),
         ):
             _move(running, source, report, progress)
@@ -156,12 +164,14 @@ def _write(path: Path, report: Report) -> None:
 
 def _identify(prepared: Prepared, report: Report, progress: Progress) -> None:
     """Say what the run is done with, before it is done."""
-    modules = prepared.modules
     report.kernel = f"{prepared.kernel.name} {prepared.kernel.release}"
     report.qemu = f"{prepared.qemu.version} {prepared.qemu.key}"
-    report.driver = modules.driver.hash
     progress.line(f"kernel         {report.kernel}")
     progress.line(f"qemu           {report.qemu}")
+
+
+def _identify_modules(report: Report, progress: Progress, modules: Modules) -> None:
+    report.driver = modules.driver.hash
     progress.line(f"hv_azure_blob  {modules.driver.hash}")
     progress.line(f"hv_vmbus       {modules.vmbus.hash} (patched)")
 

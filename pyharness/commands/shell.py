@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness shell`."""
     options.add_kernel(parser)
     options.add_qemu(parser)
+    options.add_cold(parser)
 
 
 def execute(args: argparse.Namespace) -> Exit:
@@ -30,8 +31,8 @@ def execute(args: argparse.Namespace) -> Exit:
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-    prepared = prepare(args.kernel, Cache.open(), progress, args.qemu)
-    with rig(prepared, accelerator, progress) as running:
+    prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
+    with rig(prepared, accelerator, progress, cold=args.cold) as running:
         progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
         running.machine.interact()
     return Exit.OK

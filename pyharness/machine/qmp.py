@@ -62,7 +62,7 @@ class Qmp:
         self._migrate("migrate", state, capabilities)
 
     def restore(self, state: Path, capabilities: Sequence[str]) -> None:
-        """Let a QEMU that waits for a guest (`-incoming defer`) take the one of a file, and run it. Raises as `save`."""
+        """Let a QEMU that waits for a guest (`-incoming defer`) take that of a file, and run it. Raises as `save`."""
         self._migrate("migrate-incoming", state, capabilities)
         self.execute("cont")
 

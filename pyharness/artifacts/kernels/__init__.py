@@ -4,13 +4,28 @@
 from __future__ import annotations
 
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels.built import KernelTree, SourceKernel, ensure_source_kernel, ensure_tree_kernel
+from pyharness.artifacts.kernels.built import (
+    KernelTree,
+    SourceKernel,
+    cached_source_kernel,
+    ensure_source_kernel,
+    ensure_tree_kernel,
+)
 from pyharness.artifacts.kernels.kernel import Kernel
-from pyharness.artifacts.kernels.packaged import DebianKernel, ensure_debian_kernel
+from pyharness.artifacts.kernels.packaged import DebianKernel, cached_debian_kernel, ensure_debian_kernel
 from pyharness.errors import UsageError
 from pyharness.progress import Progress
 
-__all__ = ["DEBUG_KERNEL", "DEFAULT_KERNEL", "KERNELS", "Kernel", "KernelChoice", "KernelTree", "ensure_kernel"]
+__all__ = [
+    "DEBUG_KERNEL",
+    "DEFAULT_KERNEL",
+    "KERNELS",
+    "Kernel",
+    "KernelChoice",
+    "KernelTree",
+    "cached_kernel",
+    "ensure_kernel",
+]
 
 DEFAULT_KERNEL = "debian-6.12"
 DEBUG_KERNEL = "debug-6.12"
@@ -63,3 +78,11 @@ def ensure_kernel(choice: KernelChoice, cache: Cache, progress: Progress) -> Ker
     if isinstance(spec, DebianKernel):
         return ensure_debian_kernel(choice, spec, cache, progress)
     return ensure_source_kernel(choice, spec, cache, progress)
+
+
+def cached_kernel(name: str, cache: Cache) -> Kernel | None:
+    """The kernel of KERNELS if it is in the cache; nothing is fetched or built."""
+    spec = KERNELS[name]
+    if isinstance(spec, DebianKernel):
+        return cached_debian_kernel(name, cache)
+    return cached_source_kernel(name, spec, cache)

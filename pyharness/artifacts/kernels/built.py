@@ -55,6 +55,11 @@ class SourceKernel:
     source: str
     configs: tuple[str, ...]
 
+    @property
+    def config_files(self) -> list[Path]:
+        """The fragments, in the order in which they are merged."""
+        return [CONFIGS / f"{config}.config" for config in self.configs]
+
 
 @dataclass(frozen=True)
 class KernelTree:
@@ -69,20 +74,31 @@ def ensure_source_kernel(name: str, spec: SourceKernel, cache: Cache, progress: 
 
     Raises HarnessError when its source cannot be fetched or does not build.
     """
-    configs = [CONFIGS / f"{config}.config" for config in spec.configs]
     before = cache.recall(f"kernel-{name}")
     known = Package(**before) if before else None
     apt = Apt(cache, spec.release, progress)
 
     def build(package: Package) -> Path:
-        make = partial(_build_package, name, package, configs, apt, progress)
-        key = key_of(_RECIPE, package.name, package.version, _compiler(), files={path.name: path for path in configs})
-        return cache.build("kernel", key, make, needs=_DISK_NEEDED, progress=progress)
+        make = partial(_build_package, name, package, spec, apt, progress)
+        return cache.build("kernel", _package_key(spec, package), make, needs=_DISK_NEEDED, progress=progress)
 
     package, path = apt.fetch_newest(known, lambda: _newest(name, spec, apt), build)
     if package != known:
         cache.remember(f"kernel-{name}", {"name": package.name, "version": package.version})
     return load(name, path)
+
+
+def cached_source_kernel(name: str, spec: SourceKernel, cache: Cache) -> Kernel | None:
+    """The kernel as `ensure_source_kernel` would take it from the cache, or None."""
+    before = cache.recall(f"kernel-{name}")
+    path = cache.get("kernel", _package_key(spec, Package(**before))) if before else None
+    return load(name, path) if path else None
+
+
+def _package_key(spec: SourceKernel, package: Package) -> str:
+    return key_of(
+        _RECIPE, package.name, package.version, _compiler(), files={path.name: path for path in spec.config_files}
+    )
 
 
 def _newest(name: str, spec: SourceKernel, apt: Apt) -> Package:
@@ -101,7 +117,7 @@ def _newest(name: str, spec: SourceKernel, apt: Apt) -> Package:
 
 
 def _build_package(
-    name: str, package: Package, configs: Sequence[Path], apt: Apt, progress: Progress, directory: Path
+    name: str, package: Package, spec: SourceKernel, apt: Apt, progress: Progress, directory: Path
 ) -> None:
     tree, debs = directory / "tree", directory / "debs"
     for made in (tree, debs):
@@ -118,7 +134,7 @@ def _build_package(
     # Below the source its paths are relative, so the objects do not depend on where they were made.
     objects = tree / "build"
     try:
-        _configure(tree, objects, configs)
+        _configure(tree, objects, spec.config_files)
         _compile(name, tree, objects, progress)
     except CommandFailed as error:
         raise HarnessError(f"{name} does not build", mend="see the compiler's lines", detail=_errors(error)) from error

@@ -73,6 +73,13 @@ def ensure_debian_kernel(name: str, spec: DebianKernel, cache: Cache, progress: 
     return load(name, path)
 
 
+def cached_debian_kernel(name: str, cache: Cache) -> Kernel | None:
+    """The kernel as `ensure_debian_kernel` would take it from the cache, or None."""
+    before = cache.recall(f"kernel-{name}")
+    path = cache.get("kernel", PackageSet(**before).key) if before else None
+    return load(name, path) if path else None
+
+
 def newest_package_set(name: str, spec: DebianKernel, apt: Apt) -> PackageSet:
     """The newest version of which the mirror has every package. Raises HarnessError when there is none."""
     prefix = re.match(r"[\w-]+", spec.image)
