@@ -55,7 +55,7 @@ KERNELS: dict[str, DebianKernel | SourceKernel] = {
         summary="the newest 7.x that Debian has, configured for the guest alone",
         release="trixie-backports",
         source=r"linux-source-7\.\d+",
-        configs=("guest", "hyperv-7"),
+        configs=("guest", "linux-7"),
     ),
 }
 

@@ -134,7 +134,9 @@ def _build_package(
     # Below the source its paths are relative, so the objects do not depend on where they were made.
     objects = tree / "build"
     try:
-        _configure(tree, objects, spec.config_files)
+        refused = [option for options in _configure(tree, objects, spec.config_files).values() for option in options]
+        if refused:
+            raise HarnessError(f"{name} does not take {', '.join(refused)}", mend="correct kernel/configs")
         _compile(name, tree, objects, progress)
     except CommandFailed as error:
         raise HarnessError(f"{name} does not build", mend="see the compiler's lines", detail=_errors(error)) from error
@@ -152,7 +154,7 @@ def ensure_tree_kernel(tree: KernelTree, cache: Cache, progress: Progress) -> Ke
     name = source.name
     numbers = re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", (source / "Makefile").read_text(), re.M)
     split = re.search(r"^config HYPERV_VMBUS$", (source / "drivers/hv/Kconfig").read_text(), re.M)
-    platform = "hyperv-7" if split else "hyperv-6"
+    platform = "linux-7" if split else "hyperv-6"
     configs = [CONFIGS / "guest.config", CONFIGS / f"{platform}.config", *tree.configs]
     for config in configs:
         if not config.is_file():
@@ -161,7 +163,15 @@ def ensure_tree_kernel(tree: KernelTree, cache: Cache, progress: Progress) -> Ke
     with cache.workspace("kernel-build", workspace, needs=_DISK_NEEDED, progress=progress) as work:
         objects = work / "objects"
         try:
-            _configure(source, objects, configs)
+            for file, options in _configure(source, objects, configs).items():
+                if options and file in {path.name for path in tree.configs}:
+                    raise UsageError(
+                        f"the kernel in {source} does not take {', '.join(options)} of {file}",
+                        mend="give it what these options depend on, or leave them out",
+                    )
+                if options:
+                    # Options come and go; whether the guest needs them shows when it boots.
+                    progress.line(f"the kernel in {source} does not take {', '.join(options)} of {file}")
             _compile(name, source, objects, progress)
         except CommandFailed as error:
             raise CheckFailed(f"the kernel in {source} does not build", detail=_errors(error)) from error
@@ -195,24 +205,20 @@ def _make(source: Path, objects: Path, *arguments: str, on_line: Callable[[str],
     return run(command, env=_STAMP, on_line=on_line)
 
 
-def _configure(source: Path, objects: Path, configs: Sequence[Path]) -> None:
-    """tinyconfig and the fragments. Raises UsageError when the kernel does not take an option of a fragment."""
+def _configure(source: Path, objects: Path, configs: Sequence[Path]) -> dict[str, list[str]]:
+    """tinyconfig and the fragments; returns what the kernel did not take of each file, by the file's name."""
     wanted = "".join(path.read_text() for path in configs)
     merged = objects / "configured"
     if not merged.exists() or merged.read_text() != wanted:
         objects.mkdir(parents=True, exist_ok=True)
+        merged.unlink(missing_ok=True)
         _make(source, objects, "-s", "tinyconfig")
         with (objects / ".config").open("a") as config:
             config.write(wanted)
         merged.write_text(wanted)
     _make(source, objects, "-s", "olddefconfig")
     refused = _refused(wanted, (objects / ".config").read_text())
-    if refused:
-        merged.unlink()
-        raise UsageError(
-            f"the kernel in {source} does not take {', '.join(refused)}",
-            mend="give it what these options depend on, or leave them out",
-        )
+    return {path.name: [line for line in refused if line in path.read_text().splitlines()] for path in configs}
 
 
 def _refused(wanted: str, config: str) -> list[str]:
