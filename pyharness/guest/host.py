@@ -179,7 +179,7 @@ class Guest:
     blocks belongs into a `spawn`.
     """
 
-    def __init__(self, agent: socket.socket, explain: Explain, call_timeout_s: float) -> None:
+    def __init__(self, agent: socket.socket, explain: Explain, call_timeout_s: float | None) -> None:
         """Send the agent's code over `agent` and connect. `explain` says why a call failed."""
         code = _pack_code()
         config = {
@@ -270,6 +270,11 @@ class Guest:
             for message in self.dmesg(self.booted if start is None else start)
             if message.level <= _WARNING and not any(harmless in message.text for harmless in HARMLESS)
         ]
+
+    def set_clock(self) -> None:
+        """Set the guest's time of day to the host's: a restored guest has that of its snapshot."""
+        clock = self.module("time")
+        clock.clock_settime(clock.CLOCK_REALTIME, time.time())
 
     def spawn(self, function: Any, *args: Any) -> Task:
         """Run a function of the guest on a thread there."""

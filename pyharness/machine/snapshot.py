@@ -2,8 +2,7 @@
 """Snapshots of booted guests: taken once per kind of machine, kept in the cache, restored in a moment.
 
 The guest is stopped when its agent waits for the host's code: before hv_vmbus is loaded, so that every module of a run
-is loaded afresh, and nothing of the host's side is part of the snapshot. All runs from one snapshot begin with the
-same memory, the same random numbers to come among it; the clock is set right after each restore.
+is loaded afresh, and nothing of the host's side is part of the snapshot. The clock is set right after each restore.
 """
 
 from __future__ import annotations
