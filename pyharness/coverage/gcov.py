@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -52,8 +53,15 @@ def trace_of(sources: Path, name: str, directory: Path, gcc: str) -> Trace:
         counted.mkdir()
         _merge([path for path in kept if path.exists()], counted / f"{notes.stem}.gcda", gcc, work)
         shutil.copyfile(notes, counted / notes.name)
-        gcov = gcc.replace("gcc", "gcov")
-        _gcovr("--root", sources, "--gcov-executable", gcov, "--json", work / "trace.json", counted)
+        root = sources.resolve()
+        options = {
+            "--gcov-executable": gcc.replace("gcc", "gcov"),
+            # The kernel's headers were compiled in too, and are not below the root.
+            "--gcov-ignore-errors": "source_not_found",
+            "--filter": re.escape(str(root / name)) + "$",
+            "--json": str(work / "trace.json"),
+        }
+        _gcovr("--root", root, *(word for option in options.items() for word in option), counted)
         return Trace(json.loads((work / "trace.json").read_text()), name)
 
 

@@ -20,24 +20,37 @@ _ENABLE = 0x6364
 _DISABLE = 0x6365
 _TRACE_PC = 0
 _WORD = ctypes.sizeof(ctypes.c_ulong)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Kcov:
     """Records, as a context manager, where the present thread is in the instrumented code of the kernel.
 
-    `limit` is the number of places that are kept of one recording; the kernel drops what follows.
+    `pages` is the size of the buffer, each with room for 512 places; the kernel drops what follows.
     """
 
-    def __init__(self, limit: int = 64 << 10) -> None:
+    def __init__(self, pages: int = 128) -> None:
         """Raises FileNotFoundError when the kernel has no KCOV."""
         self._file = os.open(_PATH, os.O_RDWR | os.O_CLOEXEC)
+        self._size = pages * mmap.PAGESIZE
         try:
-            fcntl.ioctl(self._file, _INIT_TRACE, limit + 1)
-            self._map = mmap.mmap(self._file, (limit + 1) * _WORD)
+            fcntl.ioctl(self._file, _INIT_TRACE, self._size // _WORD)
+            # Python's own mmap takes the file's size, which is zero, for the truth.
+            self._address = _libc.mmap(
+                None, self._size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, self._file, 0
+            )
+            if self._address == _MAP_FAILED:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), _PATH)
         except BaseException:
             os.close(self._file)
             raise
-        self._words = (ctypes.c_ulong * (limit + 1)).from_buffer(self._map)
+        self._words = (ctypes.c_ulong * (self._size // _WORD)).from_address(self._address)
 
     def __enter__(self) -> Self:
         fcntl.ioctl(self._file, _ENABLE, _TRACE_PC)
@@ -56,8 +69,7 @@ class Kcov:
 
     def close(self) -> None:
         """Give the buffer back."""
-        del self._words
-        self._map.close()
+        _libc.munmap(self._address, self._size)
         os.close(self._file)
 
 
