@@ -6,11 +6,13 @@
  * into a kernel that is still needed.
  */
 
+#include <linux/bits.h>
 #include <linux/completion.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/gfp.h>
 #include <linux/irq_work.h>
+#include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -26,11 +28,14 @@
 #include <linux/string.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
+#include <linux/vmalloc.h>
 
 #include <asm/desc.h>
 
 #define OBJECT_SIZE 64
+/* With PROVE_RCU the kernel waits five seconds more than it is told. */
 #define STALL_MS 10000
+#define TOO_MUCH BIT(40)
 
 /* Both checkpatch and the kernel's rules forbid it; here it is the point. */
 #define give_up BUG
@@ -99,13 +104,17 @@ static void shift_out_of_bounds(void)
 	WRITE_ONCE(one, one << bits);
 }
 
+/* What lies behind the table is there to be written, so KASAN has no say. */
 static void index_out_of_bounds(void)
 {
-	static int table[4];
-	unsigned int index = ARRAY_SIZE(table);
+	static struct {
+		int table[4];
+		int behind[4];
+	} data;
+	unsigned int index = ARRAY_SIZE(data.table);
 
 	OPTIMIZER_HIDE_VAR(index);
-	peek(&table[index]);
+	data.table[index] = 1;
 }
 
 static void lock_inversion(void)
@@ -284,20 +293,9 @@ static void lost_cache_object(void)
 		kmem_cache_destroy(cache);
 }
 
-/* Takes the largest pieces until there is none, and gives them back. */
 static void page_allocation(void)
 {
-	const unsigned int order = get_order(SZ_4M);
-	struct page *page;
-	LIST_HEAD(pages);
-
-	while ((page = alloc_pages(GFP_KERNEL & ~__GFP_DIRECT_RECLAIM, order)))
-		list_add(&page->lru, &pages);
-	while (!list_empty(&pages)) {
-		page = list_first_entry(&pages, struct page, lru);
-		list_del(&page->lru);
-		__free_pages(page, order);
-	}
+	vfree(vmalloc(TOO_MUCH));
 }
 
 static void grace_period_over(struct rcu_head *head)
@@ -307,10 +305,13 @@ static void grace_period_over(struct rcu_head *head)
 static void rcu_stall(void)
 {
 	static struct rcu_head waiting;
+	unsigned long end;
 
 	preempt_disable();
 	call_rcu(&waiting, grace_period_over);
-	mdelay(STALL_MS);
+	end = jiffies + msecs_to_jiffies(STALL_MS);
+	while (time_before(jiffies, end))
+		cpu_relax();
 	preempt_enable();
 	rcu_barrier();
 }

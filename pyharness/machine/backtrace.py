@@ -25,8 +25,8 @@ _TOOL_TIMEOUT_S = 20.0
 _SYMBOL = r"(?P<symbol>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)(?: \[(?P<module>\w+)[^\]]*\])?"
 _FRAME = re.compile(rf" *(?:\[<[0-9a-f]+>\] )?{_SYMBOL} *$")
 _FAULT = re.compile(rf"RIP: 0010:{_SYMBOL}")
-_UNRELIABLE = re.compile(r" *(\[<[0-9a-f]+>\] )?\? ")
-_MARK = re.compile(r" *</?[#A-Za-z_ ]+>$")
+# Frames that the kernel doubts, the names of stacks, registers.
+_NO_TITLE = re.compile(r" *((\[<[0-9a-f]+>\] )?\? |</?[#A-Za-z_ ]+>$|(RIP|RSP|R..|Code|ORIG_RAX): )")
 _CALL_TRACE = "Call Trace"
 
 _SECTION = re.compile(r" *\[ *(\d+)\] (\S+) ")
@@ -37,12 +37,14 @@ _ENTRY = re.compile(
 # How a report comes about, above the code that it is about; and how each system call or thread begins, below.
 _REPORTING = re.compile(
     r"dump_stack|print_\w*(report|bug|usage|address)|_*(kasan|asan|kfence|ubsan|kmemleak)_|check_(region|slab)|_*warn|"
-    r"report_bug|handle_bug|(asm_)?exc_|_*might_resched|_*schedule_bug|save_stack|stack_trace|stack_depot|set_track|"
+    r"report_bug|handle_bug|(asm_)?exc_|_*might_(resched|sleep)|_*schedule_bug|save_stack|stack_trace|stack_depot|set_track|"
     r"_*lock_acquire|check_(noncircular|prev|wait)|mark_lock|mark_usage|validate_chain|lockdep_|valid_state|die|"
     r"no_context|page_fault_oops|do_user_addr|watchdog|_*hrtimer|sysvec|asm_sysvec|nmi_|rcu_sched_clock|update_process|"
     r"tick_|kfree_debug|debug_(print|check|object)|_*debug_"
 )
-_BEGINNING = re.compile(r"do_syscall_64|x64_sys_|ia32_sys|do_int80|entry_SYSCALL|entry_INT80|ret_from_fork|_*do_fast")
+_BEGINNING = re.compile(
+    r"ksys_|__(x64|ia32)_sys_|(x64|ia32)_sys_|do_(syscall|int80|fast_syscall)_|entry_|ret_from_fork"
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,13 @@ def stacks_in(lines: Iterable[str]) -> list[Stack]:
     open_stack: Stack | None = None
     title, fault = "", None
     for line in lines:
-        message = message_of(line) or line
+        # /dev/kmsg writes a line feed within a message like that.
+        message = (message_of(line) or line).removeprefix(r"\x0a")
         if found := _FAULT.match(message):
             fault = _frame(found, exact=True)
+            if open_stack:  # what an interrupt has interrupted
+                open_stack.frames.append(fault)
+                fault = None
         elif found := _FRAME.match(message):
             if open_stack is None:
                 open_stack = Stack(title.strip().rstrip(":"), [])
@@ -93,9 +99,15 @@ def stacks_in(lines: Iterable[str]) -> list[Stack]:
                     open_stack.frames.append(fault)
                     fault = None
             open_stack.frames.append(_frame(found))
-        elif not _UNRELIABLE.match(message) and not _MARK.match(message):
+        elif not _NO_TITLE.match(message):
             title, open_stack = message, None
     return stacks
+
+
+def mentions_in(lines: Iterable[str]) -> list[Stack]:
+    """What a splat without stacks says of the code, such as where a lock was taken."""
+    found = [_frame(match) for line in lines for match in re.finditer(_SYMBOL, line)]
+    return [Stack("Mentioned", list(dict.fromkeys(found)))] if found else []
 
 
 def _frame(found: re.Match[str], *, exact: bool = False) -> Frame:
@@ -142,7 +154,8 @@ class Symbolizer:
             found = _lines(image, section, sorted(set(addresses.values())))
             for frame, address in addresses.items():
                 places = [Location(name, self._source(file), line) for name, file, line in found.get(address, ())]
-                if places and places[-1].line:
+                # Assembler's names are those of a directory that is gone.
+                if places and places[-1].line and not places[-1].file.startswith("/"):
                     located[frame] = places
         return located
 
@@ -197,7 +210,8 @@ def _output(*command: str) -> Iterator[str]:
 
 def decode(lines: Iterable[str], symbolizer: Symbolizer) -> str:
     """The stacks of a splat, a line for each function, the innermost first; empty when it has none."""
-    stacks = [Stack(stack.title, essence(stack.frames)) for stack in stacks_in(lines)]
+    lines = list(lines)
+    stacks = [Stack(stack.title, essence(stack.frames)) for stack in stacks_in(lines)] or mentions_in(lines)
     located = symbolizer.locate(frame for stack in stacks for frame in stack.frames)
     return "\n".join(line for stack in stacks for line in _shown(stack, located))
 

@@ -116,7 +116,7 @@ PATTERNS = (
     ),
     Pattern(
         Kind.ATOMIC_SLEEP,
-        _WARNING,
+        _FATAL,
         _STACK_END,
         "BUG: scheduling while atomic: python3/99/0x00000002",
         r"BUG: scheduling (while atomic|in a non-blocking section): ",
