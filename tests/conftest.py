@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from pyharness.artifacts.prepare import Prepared
 from pyharness.artifacts.qemu import Qemu
+from pyharness.coverage import Collector
 from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
@@ -43,13 +44,17 @@ def qemu(pytestconfig: pytest.Config) -> Qemu:
 
 
 @pytest.fixture(scope="session")
-def config(prepared: Prepared) -> MachineConfig:
+def config(prepared: Prepared, pytestconfig: pytest.Config) -> MachineConfig:
     """A machine without devices; `dataclasses.replace` makes others of it."""
+    subjects = subjects_of(pytestconfig)
+    counts = prepared.kernel.has("GCOV_KERNEL")
     return MachineConfig(
         kernel=prepared.kernel,
         qemu=prepared.qemu,
         root_image=prepared.root_image,
         accelerator=choose_accelerator(),
+        cold=subjects.cold,
+        before_stop=(Collector(subjects.counters).collect,) if subjects.counters and counts else (),
     )
 
 
@@ -76,16 +81,8 @@ class SharedMachine:
 
 @pytest.fixture(scope="session")
 def shared_machine(config: MachineConfig) -> Iterator[SharedMachine]:
-    shared = SharedMachine(
-        MachineConfig(
-            kernel=config.kernel,
-            qemu=config.qemu,
-            root_image=config.root_image,
-            accelerator=config.accelerator,
-            blob_devices=(BlobDevice(SERVED_DEVICE), BlobDevice(NULL_DEVICE, backend=False)),
-            vpci_companion=True,
-        )
-    )
+    devices = (BlobDevice(SERVED_DEVICE), BlobDevice(NULL_DEVICE, backend=False))
+    shared = SharedMachine(replace(config, blob_devices=devices, vpci_companion=True))
     try:
         yield shared
     finally:

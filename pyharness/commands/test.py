@@ -14,16 +14,18 @@ from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
+from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice
+from pyharness.commands import options
 from pyharness.errors import Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 from pyharness.report.directory import ReportDirectory
+from pyharness.report.faults import Fault
 from pyharness.report.recorder import Recorder
-from pyharness.report.session import run_session
-from pyharness.report.subjects import Subject, subject_of
+from pyharness.report.session import Session
+from pyharness.report.subjects import Subject, arguments_for, subject_of
 
-DEFAULT_JOBS = 2
+_DEFAULT_JOBS = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,28 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"run on this kernel, one of {', '.join(KERNELS)}; may be repeated (default: {DEFAULT_KERNEL} and "
-        f"{DEBUG_KERNEL})",
+        help=f"run on this kernel, one of {', '.join(KERNELS)}; may be repeated, and given with --kernel-dir "
+        f"(default: {DEFAULT_KERNEL} and {DEBUG_KERNEL})",
     )
-    parser.add_argument(
-        "--kernel-dir",
-        type=Path,
-        metavar="DIR",
-        help="run on the kernel of the source tree DIR as well as on those named",
-    )
+    options.add_kernel_tree(parser, parser)
     add_session_arguments(parser)
 
 
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that runs the suite."""
+    options.add_cold(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JUnit XML, KTAP and metadata.json into DIR")
     parser.add_argument(
         "-j",
         dest="jobs",
         type=_at_least_one,
-        default=DEFAULT_JOBS,
+        default=_DEFAULT_JOBS,
         metavar="N",
-        help="run N tests side by side, each worker on a kernel; 1 runs them in this process (default: %(default)s)",
+        help="run N tests side by side, in workers that stay on a kernel; 1 runs them in this process, one by one "
+        "(default: %(default)s)",
     )
     parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed to pytest")
 
@@ -67,43 +66,47 @@ def _at_least_one(text: str) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the suite on the chosen kernels."""
-    choices: list[KernelChoice] = [*args.kernel]
-    if args.kernel_dir:
-        choices.append(KernelTree(args.kernel_dir))
-    return run_suite(choices or [DEFAULT_KERNEL, DEBUG_KERNEL], args)[1]
+    tree = options.chosen_tree(args)
+    choices: list[KernelChoice] = [*args.kernel, *([tree] if tree else [])]
+    return prepare_session(choices or [DEFAULT_KERNEL, DEBUG_KERNEL], args).run()
 
 
-def run_suite(choices: Sequence[KernelChoice], args: argparse.Namespace) -> tuple[Recorder, int]:
-    """Prepare the kernels, say what the session runs with, and run it; `args` are those of `add_session_arguments`."""
-    progress = Progress()
-    unknown = [choice for choice in choices if isinstance(choice, str) and choice not in KERNELS]
-    if unknown:
+def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, keep_going: bool = False) -> Session:
+    """Prepare the kernels and say what the session runs with; `args` are those of `add_session_arguments`.
+
+    Raises UsageError for a kernel that does not exist, and for a report directory that cannot be written, before
+    anything is done; and what `prepare` raises, unless `keep_going`: then the session fails, and runs on the others.
+    """
+    progress, cache = Progress(), Cache.open()
+    if unknown := [choice for choice in choices if isinstance(choice, str) and choice not in KERNELS]:
         raise UsageError(f"there is no kernel {unknown[0]!r}", mend="choose one of " + ", ".join(KERNELS))
     report = ReportDirectory.open(args.report) if args.report else None
-    try:
-        accelerator = choose_accelerator()
-        progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-        cache = Cache.open()
-        subjects = [subject_of(choice, cache, progress) for choice in choices]
-    except BaseException as error:
-        if report:
-            code = error.exit_code if isinstance(error, HarnessError) else Exit.HARNESS
-            report.finish(Recorder(), int(code) if isinstance(error, Exception) else None, error=str(error))
-        raise
+    accelerator = choose_accelerator()
+    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
+    subjects: list[Subject] = []
+    recorder = Recorder()
+    for choice in choices:
+        progress.line(f"preparing      {arguments_for(choice)[1]}")
+        try:
+            subjects.append(subject_of(choice, cache, progress))
+        except HarnessError as error:
+            recorder.problems.append(Fault(int(error.exit_code), error.message, error.mend, error.detail))
+            if not keep_going or error.exit_code is Exit.USAGE:
+                if report:
+                    report.finish(recorder, int(error.exit_code))
+                raise
+            progress.line(f"kernel         {choice} is left out: {error.message}")
     for subject in subjects:
         _identify(subject, progress)
-    qemu = subjects[0].prepared.qemu
-    progress.line(f"qemu           {qemu.version} {qemu.key}")
     if report:
         report.subjects, report.accelerator = subjects, accelerator
     os.chdir(repository.ROOT)
-    recorder, status = run_session(args.pytest_args, subjects, args.jobs, report)
-    if report:
-        report.finish(recorder, status)
-    return recorder, status
+    return Session(args.pytest_args, subjects, args.jobs, args.cold, report, recorder)
 
 
 def _identify(subject: Subject, progress: Progress) -> None:
     prepared = subject.prepared
-    modules = f"hv_azure_blob {prepared.modules.driver.hash}  hv_vmbus {prepared.modules.vmbus.hash} (patched)"
-    progress.line(f"kernel         {subject.name} {prepared.kernel.release}  {modules}")
+    modules, qemu = prepared.modules, prepared.qemu
+    progress.line(f"kernel         {subject.name} {prepared.kernel.release}")
+    progress.line(f"  modules      hv_azure_blob {modules.driver.hash}, hv_vmbus {modules.vmbus.hash} (patched)")
+    progress.line(f"  qemu         {qemu.version} {qemu.key}")

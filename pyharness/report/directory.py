@@ -77,16 +77,14 @@ class ReportDirectory:
             ),
         ]
 
-    def finish(
-        self, recorder: Recorder, code: int | None, coverage: dict[str, Any] | None = None, error: str = ""
-    ) -> None:
-        """Write everything; without an exit code the run was interrupted. Raises HarnessError when the disk is full."""
+    def finish(self, recorder: Recorder, code: int, coverage: dict[str, Any] | None = None) -> None:
+        """Write everything. Raises HarnessError when the disk is full."""
         verdict = VERDICTS[Exit(code)] if code in set(Exit) else "incomplete"
         try:
             self._write_junit(recorder)
             if recorder.results:
                 self._write(KTAP, ktap(recorder.results.values()))
-            self._write(METADATA, self._metadata(recorder, verdict, code, coverage, error))
+            self._write(METADATA, self._metadata(recorder, verdict, code, coverage))
         except OSError as problem:
             raise HarnessError(f"cannot write {self.path}: {problem.strerror}", mend="free some space") from problem
 
@@ -146,13 +144,11 @@ class ReportDirectory:
         verdict: str,
         code: int | None,
         coverage: dict[str, Any] | None = None,
-        error: str = "",
     ) -> str:
         metadata = {
             "format": _FORMAT,
             "verdict": verdict,
             "exit_code": code,
-            "error": error,
             "started": datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self._started, 1),
             "host": {
@@ -176,7 +172,10 @@ class ReportDirectory:
             ],
             "tests": _counts(recorder),
             "failures": [self._failure(result) for result in recorder.failures],
-            "problems": [{"headline": fault.message, "detail": fault.detail} for fault in recorder.problems],
+            "problems": [
+                {"class": fault.verdict, "headline": fault.message, "mend": fault.mend, "detail": fault.detail}
+                for fault in recorder.problems
+            ],
         }
         return json.dumps(metadata, indent=2) + "\n"
 

@@ -20,7 +20,7 @@ import pytest
 
 from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS
 from pyharness.report.faults import Explanation, Fault, consoles_of, fault_of, machines_of
-from pyharness.report.subjects import Subject, Subjects
+from pyharness.report.subjects import Subjects
 
 SUBJECTS = pytest.StashKey[Subjects]()
 """The session's kernels, in the stash of pytest's configuration."""
@@ -53,8 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     given: dict[str, Any] | None = getattr(config, "workerinput", None)
     if given is not None:
         _end_with(given["controller"])
-        if "subjects" in given:
-            config.stash[SUBJECTS] = Subjects.of(pickle.loads(given["subjects"]))
+        config.stash[SUBJECTS] = pickle.loads(given["subjects"])
 
 
 def subjects_of(config: pytest.Config) -> Subjects:
@@ -71,10 +70,7 @@ def subjects_of(config: pytest.Config) -> Subjects:
 def pytest_configure_node(node: Any) -> None:
     """Hand the kernels to a worker, so that all workers test the same artifacts whatever is edited meanwhile."""
     node.workerinput["controller"] = os.getpid()
-    if given := node.config.stash.get(SUBJECTS, None):
-        ready: list[Subject] = given.ready
-        if len(ready) == len(given.names):
-            node.workerinput["subjects"] = pickle.dumps(ready)
+    node.workerinput["subjects"] = pickle.dumps(subjects_of(node.config))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyharness.errors import Exit
-from pyharness.report.faults import WORST_FIRST, Fault
+from pyharness.report.faults import VERDICTS, WORST_FIRST, Fault
 
 
 class Outcome(Enum):
@@ -83,6 +83,13 @@ class Recorder:
         faults = [result.fault for result in self.failures if result.fault and kernel in (None, result.kernel)]
         codes = {Exit(fault.exit_code) for fault in (*faults, *(self.problems if kernel is None else ()))}
         return next((code for code in WORST_FIRST if code in codes), Exit.OK)
+
+    def verdict(self, kernel: str) -> str:
+        """What the tests on a kernel came to, in one word."""
+        if worst := self.worst(kernel):
+            return VERDICTS[worst]
+        counts = self.counts(kernel)
+        return "incomplete" if counts[Outcome.NOT_RUN] else "pass" if counts[Outcome.PASSED] else "-"
 
     def exit_code(self, status: int) -> int:
         """Our exit code for pytest's: a run in which no test ran is no pass, nor is one that lost a result."""

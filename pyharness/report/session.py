@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
+from pyharness import repository
+from pyharness.coverage import Coverage
+from pyharness.errors import Exit, HarnessError
 from pyharness.report.directory import ReportDirectory
+from pyharness.report.faults import Fault
 from pyharness.report.plugin import SUBJECTS, subjects_of
 from pyharness.report.recorder import Recorder
 from pyharness.report.subjects import Subject, Subjects
@@ -18,39 +25,71 @@ from pyharness.report.view import View
 
 
 @dataclass
-class _Handover:
-    """Gives the session its kernels, and the recorder their names."""
+class Session:
+    """What is to be run. `arguments` are pytest's; without subjects its option --kernel chooses the kernels."""
 
-    subjects: Sequence[Subject]
-    recorder: Recorder
+    arguments: Sequence[str]
+    subjects: Sequence[Subject] = ()
+    jobs: int = 1
+    """Workers; 1 is this process and no worker."""
+    cold: bool = False
+    report: ReportDirectory | None = None
+    recorder: Recorder = field(default_factory=Recorder)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    """By kernel, of those that count."""
+    _counters: Path | None = None
+
+    def run(self) -> int:
+        """Run it and return our exit code. A signal ends it through its fixtures."""
+        given = ["-p", "pyharness.report.plugin", "-o", "console_output_style=classic"]
+        # This process has it imported already; it asserts nothing.
+        given += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+        given += ["-n", str(self.jobs)] if self.jobs > 1 else []
+        given += self.report.pytest_arguments if self.report else []
+        plugins: list[object] = [self, self.recorder, View(self.recorder), *([self.report] if self.report else [])]
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _terminated)
+        repository.BUILD.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="counters-", dir=repository.BUILD) as counters:
+            self._counters = Path(counters)
+            status = pytest.main([*given, *self.arguments], plugins=plugins)
+        code = self.recorder.exit_code(int(status))
+        if self.report:
+            self.report.finish(self.recorder, code, {name: one.facts() for name, one in self.coverage.items()})
+        return code
 
     def pytest_configure(self, config: pytest.Config) -> None:
+        """Give the session its kernels, and the recorder their names."""
         if self.subjects:
-            config.stash[SUBJECTS] = Subjects.of(self.subjects)
+            config.stash[SUBJECTS] = Subjects.of(self.subjects, cold=self.cold, counters=self._counters)
         self.recorder.kernel_of = subjects_of(config).named_in
 
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Measure the coverage, and say where the reports are."""
+        if not self.recorder.interrupted:
+            self._measure(terminalreporter)
+        if self.report:
+            terminalreporter.write_line(f"report: {self.report.path}")
 
-def run_session(
-    arguments: Sequence[str], subjects: Sequence[Subject] = (), jobs: int = 1, report: ReportDirectory | None = None
-) -> tuple[Recorder, int]:
-    """Run pytest on `subjects` with `jobs` workers, or in this process for one; returns the results and our exit code.
-
-    A signal ends the session through its fixtures. Without subjects pytest's own option chooses the kernels.
-    """
-    recorder = Recorder()
-    plugins: list[object] = [_Handover(subjects, recorder), recorder, View(recorder)]
-    if report:
-        plugins.append(report)
-    given = ["-p", "pyharness.report.plugin", "-o", "console_output_style=classic"]
-    # This process has it imported already; it asserts nothing.
-    given += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    given += report.pytest_arguments if report else ()
-    if jobs > 1:
-        given += ["-n", str(jobs)]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
-    status = pytest.main([*given, *arguments], plugins=plugins)
-    return recorder, recorder.exit_code(int(status))
+    def _measure(self, terminal: Any) -> None:
+        assert self._counters
+        counting = [one for one in self.subjects if one.prepared.kernel.has("GCOV_KERNEL")]
+        if not any(self._counters.iterdir()):
+            return
+        for subject in counting:
+            html = (self.report.path if self.report else repository.BUILD) / "coverage" / subject.name
+            try:
+                measured = Coverage.of(self._counters, subject.prepared.kernel, subject.prepared.modules, html)
+            except HarnessError as error:
+                self.recorder.problems.append(Fault(int(error.exit_code), error.message, error.mend, error.detail))
+                terminal.write_line(f"coverage on {subject.name}: {error.message}", red=True)
+                continue
+            self.coverage[subject.name] = measured
+            terminal.write_line(f"{measured.summary}: {measured.html}")
+            # Part of the suite need not run every line.
+            if measured.verdict and not self.arguments:
+                self.recorder.problems.append(Fault(int(Exit.FAILED), measured.verdict, detail=measured.details()))
+                terminal.write_line(measured.verdict, red=True)
 
 
 def _terminated(number: int, _frame: FrameType | None) -> None:

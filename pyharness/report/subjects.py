@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pyharness.artifacts.cache import Cache
@@ -50,7 +51,8 @@ def arguments_for(choice: KernelChoice) -> tuple[str, ...]:
     """The arguments of `pyharness` that choose this kernel."""
     if not isinstance(choice, KernelTree):
         return ("--kernel", choice)
-    return ("--kernel-dir", str(choice.directory.resolve()))
+    configs = [word for config in choice.configs for word in ("--kernel-config", str(config.resolve()))]
+    return ("--kernel-dir", str(choice.directory.resolve()), *configs)
 
 
 def subject_of(choice: KernelChoice, cache: Cache, progress: Progress) -> Subject:
@@ -63,31 +65,36 @@ def subject_of(choice: KernelChoice, cache: Cache, progress: Progress) -> Subjec
 class Subjects:
     """The session's kernels by name, in their order; one that was not handed over is prepared when it is asked for."""
 
-    def __init__(self, names: Iterable[str], ready: Mapping[str, Subject] | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        ready: Mapping[str, Subject] | None = None,
+        cold: bool = False,
+        counters: Path | None = None,
+    ) -> None:
+        """`cold` machines boot; `counters` is the directory in which to collect what kernels with gcov have counted."""
         self.names = tuple(names)
+        self.cold = cold
+        self.counters = counters
         self._ready = dict(ready or {})
         if len(set(self.names)) < len(self.names):
             raise UsageError("a kernel is named twice", mend="name each kernel once; a tree must not be called as one")
 
     @classmethod
-    def of(cls, subjects: Iterable[Subject]) -> Subjects:
+    def of(cls, subjects: Sequence[Subject], cold: bool, counters: Path | None) -> Subjects:
         """Kernels that are ready."""
-        given = list(subjects)
-        return cls([subject.name for subject in given], {subject.name: subject for subject in given})
+        return cls([one.name for one in subjects], {one.name: one for one in subjects}, cold, counters)
 
     def __getitem__(self, name: str) -> Subject:
         if name not in self._ready:
             self._ready[name] = subject_of(name, Cache.open(), Progress(quiet=True))
         return self._ready[name]
 
-    @property
-    def ready(self) -> list[Subject]:
-        """Those that have been prepared."""
-        return [self._ready[name] for name in self.names if name in self._ready]
-
     def qemu(self) -> Qemu:
         """QEMU, which is the same for every kernel."""
-        return self.ready[0].prepared.qemu if self.ready else ensure_qemu(Cache.open(), Progress(quiet=True))
+        for subject in self._ready.values():
+            return subject.prepared.qemu
+        return ensure_qemu(Cache.open(), Progress(quiet=True))
 
     def named_in(self, nodeid: str) -> str:
         """The kernel in a test's id, or nothing: the plugin puts it first among the parameters."""

@@ -18,6 +18,8 @@ from pyharness.machine.config import MachineConfig
 from pyharness.machine.crash import Severity
 from pyharness.machine.vm import Machine, State
 
+pytestmark = pytest.mark.default_kernel_only("how an end is noticed does not depend on the kernel that ends")
+
 NOTICE_S = 5.0
 """How soon after a crash its cause must be raised."""
 

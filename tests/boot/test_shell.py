@@ -16,6 +16,8 @@ from pyharness.machine.config import MachineConfig
 from pyharness.machine.vm import Machine
 from pyharness.repository import ROOT
 
+pytestmark = pytest.mark.default_kernel_only("a terminal is the same with every kernel")
+
 PATIENCE_S = 120
 
 PERSON = """

@@ -6,9 +6,12 @@ from __future__ import annotations
 import sys
 
 import pexpect
+import pytest
 
 from pyharness import repository
 from pyharness.artifacts.prepare import Prepared
+
+pytestmark = pytest.mark.default_kernel_only("a terminal is the same with every kernel")
 
 PATIENCE_S = 300
 BLOB = "from pyharness.client.blob import *; c = BlobClient(BlobDevice('/dev/azure_blob'))"

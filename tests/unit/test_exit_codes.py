@@ -23,7 +23,7 @@ EXPECTED_CRASH = (
     "import pytest\nfrom pyharness.errors import GuestCrashed\n"
     "def test_it():\n    with pytest.raises(GuestCrashed):\n        raise GuestCrashed('splat')\n"
 )
-RUN = "import sys; from pyharness.report.session import run_session; sys.exit(run_session(sys.argv[1:])[1])"
+RUN = "import sys; from pyharness.report.session import Session; sys.exit(Session(sys.argv[1:]).run())"
 
 
 def command(directory: Path) -> list[str]:
