@@ -15,11 +15,12 @@ from __future__ import annotations
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyharness.errors import CheckFailed, GuestCrashed
-from pyharness.machine.crash import CrashDetector
+from pyharness.machine.backtrace import stacks_in
+from pyharness.machine.crash import Kind, splats_in
 from pyharness.machine.vm import Machine
 
 # A worker of the kernel frees what the host has just let go of. What is there after this long stays for ever.
@@ -27,6 +28,9 @@ _SETTLE_S = 10.0
 _POLL_S = 0.02
 # kmemleak does not report what is younger than 5 s, since a pointer may be on its way; with a margin for its tick.
 _LEAK_AGE_S = 5.2
+# A scan looks at every word of the kernel's data, which takes an emulated CPU 10 s or more. So there is none after each
+# test: a leak does not go away, and kmemleak dates it.
+_SCAN_TIMEOUT_S = 600.0
 
 Counts = Mapping[str, int]
 
@@ -90,8 +94,8 @@ class Leak:
     @property
     def culprit(self) -> str:
         """The innermost function of a module that is on the stack of the allocation, or else the innermost at all."""
-        frames = re.findall(r"^    (?!\S\S \S\S )(\S+\+0x\S+(?: \[\w+\])?)", self.text, re.MULTILINE)
-        return next((frame for frame in frames if frame.endswith("]")), frames[0] if frames else "an unknown function")
+        frames = [frame for stack in stacks_in(self.text.splitlines()) for frame in stack.frames]
+        return str(next((frame for frame in frames if frame.module), frames[0] if frames else "an unknown function"))
 
 
 _LEAK = re.compile(
@@ -120,22 +124,26 @@ class Judge:
         self._marks: list[tuple[int, str]] = []
         """When what began, in jiffies."""
         self._messages = 0
-        self._state = State({})
+        self._state: State | None = None
 
     def begin(self, name: str) -> None:
         """Mark the state: `name` is what a fault that shows later is blamed on."""
         if self._kmemleak:
             self._marks.append((self._guest.clock()[0], name))
         self._messages = len(self._machine.guest.dmesg())
-        self._state = self._now()
+        # What a verdict has passed is as it was before.
+        self._state = self._state or self._now()
 
-    def verdict(self, tolerated: Sequence[str] = ()) -> None:
-        """Raise what is wrong since `begin`; warnings of the kernel's log that contain a `tolerated` text are not.
+    def verdict(self, tolerated: Sequence[str] = (), tolerated_kinds: Sequence[Kind] = ()) -> None:
+        """Raise what is wrong since `begin`.
 
-        GuestCrashed for a splat, also one that the kernel survived. CheckFailed when something is held that was not
-        held before, or is no longer, and for a warning.
+        GuestCrashed for a report of the kernel's detectors, also one that the kernel survived, unless it is of a
+        tolerated kind. CheckFailed when something is held that was not held before, or is no longer, and for a warning
+        in the kernel's log, unless it contains a tolerated text.
         """
-        self._settle()
+        before, self._state = self._state, None
+        assert before, "begin() comes first"
+        self._settle(before, tolerated_kinds)
         warnings = [
             str(message)
             for message in self._machine.guest.warnings(self._messages)
@@ -144,6 +152,7 @@ class Judge:
         if warnings:
             count = f"{len(warnings)} warnings" if len(warnings) > 1 else "a warning"
             raise CheckFailed(f"the guest's kernel gave {count}: {warnings[0]}", detail="\n".join(warnings))
+        self._state = before
 
     def finish(self) -> None:
         """Raise GuestCrashed if anything leaked since the first `begin`, with the names of what leaked it.
@@ -156,11 +165,11 @@ class Judge:
         while self._guest.clock()[1] < end + _LEAK_AGE_S:
             time.sleep(_POLL_S)
         # The first scan takes checksums; an object that has changed by the second is in use, and is not reported.
-        self._guest.scan()
-        leaks = self._leaks(self._guest.scan)
+        self._leaks()
+        leaks = self._leaks()
         if leaks:
             # A pointer that was on its way during one scan has arrived by the next.
-            again = self._leaks(self._guest.scan)
+            again = self._leaks()
             leaks = {key: leak for key, leak in leaks.items() if key in again}
         if leaks:
             raise self._leaked(list(leaks.values()))
@@ -168,12 +177,12 @@ class Judge:
     def _now(self) -> State:
         return State.of(self._guest.state())
 
-    def _settle(self) -> None:
+    def _settle(self, before: State, tolerated_kinds: Sequence[Kind]) -> None:
         """Wait until everything is as it was, or has had its time."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            faults = self._state.faults(self._now())
-            self._check_splats()
+            faults = before.faults(self._now())
+            self._check_splats(tolerated_kinds)
             if not faults:
                 return
             if time.monotonic() > deadline:
@@ -181,19 +190,18 @@ class Judge:
                 raise CheckFailed(faults[0] + more, detail="\n".join(faults))
             time.sleep(_POLL_S)
 
-    def _check_splats(self) -> None:
+    def _check_splats(self, tolerated_kinds: Sequence[Kind]) -> None:
         """The log is read rather than the console, which may lag behind it."""
         self._machine.check()
-        detector = CrashDetector()
-        for message in self._machine.guest.dmesg(self._messages):
-            detector.feed(str(message))
-        splat = detector.fatal or next(iter(detector.warnings), None)
-        if splat:
-            raise GuestCrashed(f"the guest's kernel reported {splat.kind}: {splat.headline}", detail=splat.text)
+        for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages))):
+            if splat.kind not in tolerated_kinds:
+                message = f"the guest's kernel reported {splat.kind}: {splat.headline}"
+                raise GuestCrashed(message, detail=self._machine.explain(splat.text), kind=splat.kind)
 
-    def _leaks(self, scan: Callable[[], str]) -> dict[tuple[str, int], Leak]:
-        """What one scan reports of what was allocated since the first mark: the rest is the boot's."""
-        return {key: leak for key, leak in parse_leaks(scan()).items() if leak.jiffies >= self._marks[0][0]}
+    def _leaks(self) -> dict[tuple[str, int], Leak]:
+        """What a scan reports of what was allocated since the first mark: the rest is the boot's."""
+        report = self._machine.guest.spawn(self._guest.scan).result(_SCAN_TIMEOUT_S)
+        return {key: leak for key, leak in parse_leaks(str(report)).items() if leak.jiffies >= self._marks[0][0]}
 
     def _leaked(self, leaks: Sequence[Leak]) -> GuestCrashed:
         names = [self._blame(leak) for leak in leaks]
@@ -201,7 +209,10 @@ class Judge:
         more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
         return GuestCrashed(
             f"kmemleak: {first.size} bytes allocated by {first.culprit} leaked in {names[0]}{more}",
-            detail="\n".join(f"in {name}:\n{leak.text}" for name, leak in zip(names, leaks, strict=True)),
+            detail="\n\n".join(
+                f"in {name}:\n{self._machine.explain(leak.text)}" for name, leak in zip(names, leaks, strict=True)
+            ),
+            kind=Kind.KMEMLEAK,
         )
 
     def _blame(self, leak: Leak) -> str:

@@ -54,7 +54,7 @@ def lab_keeper(config: MachineConfig, prepared: Prepared) -> Iterator[LabKeeper]
 @pytest.fixture
 def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
     lab, judge = lab_keeper.fit()
-    lab.tolerated = ()
+    lab.tolerated, lab.tolerated_kinds = (), ()
     violations = [server.counters.violations for server in (lab.first, lab.second)]
     try:
         judge.begin(request.node.nodeid)
@@ -63,7 +63,7 @@ def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
             release(server)
             assert not server.errors, server.errors[0].traceback
             assert server.counters.violations == before
-        judge.verdict(lab.tolerated)
+        judge.verdict(lab.tolerated, lab.tolerated_kinds)
     except BaseException as error:
         # Whatever is wrong with this guest, the next test does not inherit it.
         try:

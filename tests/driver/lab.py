@@ -13,6 +13,7 @@ from typing import Any
 
 from pyharness.artifacts.modules import DRIVER, Modules
 from pyharness.guest.host import Guest
+from pyharness.machine.crash import Kind
 from pyharness.machine.vm import Machine
 from pyharness.vsp.request import VspRequest
 from pyharness.vsp.server import VspServer
@@ -24,7 +25,7 @@ NULL = uuid.UUID("7e1a0c52-91b4-4d07-8f1e-b10b00000003")
 """The device that has no backend."""
 
 _POLL_S = 0.05
-_GUEST_DIRECTORY = "/run/pyharness-tests"
+GUEST_DIRECTORY = "/run/pyharness-tests"
 _SENT = ("__init__.py", "driver/__init__.py", "driver/pattern.py", "driver/workload.py")
 
 
@@ -53,6 +54,8 @@ class Lab:
     """Proxy of tests/driver/workload.py as imported in the guest."""
     tolerated: tuple[str, ...] = ()
     """Parts of kernel warnings that the present test provokes."""
+    tolerated_kinds: tuple[Kind, ...] = ()
+    """Reports of the kernel that the present test provokes."""
 
     @property
     def guest(self) -> Guest:
@@ -75,6 +78,16 @@ class Lab:
         """Raises OSError as rmmod would fail."""
         self.guest.rmmod(DRIVER)
 
+    def injector(self) -> Any:
+        """Proxy of tests/driver/inject.py as imported in the guest, ready to inject failures."""
+        name = "driver/inject.py"
+        self.guest.push(Path(__file__).parent.parent / name, f"{GUEST_DIRECTORY}/tests/{name}")
+        module = self.guest.module("tests.driver.inject")
+        module.prepare()
+        # The kernel warns of short memory in words of many kinds.
+        self.tolerated, self.tolerated_kinds = ("",), (Kind.PAGE_ALLOCATION,)
+        return module
+
 
 @contextmanager
 def lab_on(machine: Machine, modules: Modules) -> Iterator[Lab]:
@@ -85,8 +98,8 @@ def lab_on(machine: Machine, modules: Modules) -> Iterator[Lab]:
     ):
         tests = Path(__file__).parent.parent
         for name in _SENT:
-            machine.guest.push(tests / name, f"{_GUEST_DIRECTORY}/tests/{name}")
-        machine.guest.module("sys").path.insert(0, _GUEST_DIRECTORY)
+            machine.guest.push(tests / name, f"{GUEST_DIRECTORY}/tests/{name}")
+        machine.guest.module("sys").path.insert(0, GUEST_DIRECTORY)
         work = machine.guest.module("tests.driver.workload")
         lab = Lab(machine, first, second, modules, work)
         machine.guest.insmod(modules.vmbus.path)
