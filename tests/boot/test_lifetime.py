@@ -20,8 +20,10 @@ from pyharness.machine.config import MachineConfig
 from pyharness.machine.vm import Machine, State
 from pyharness.repository import ROOT
 
+pytestmark = pytest.mark.default_kernel_only("how long QEMU lives does not depend on its guest's kernel")
+
 GONE_S = 20.0
-STAGES = ("qemu", "booting", "ready")
+STAGES = ("qemu", "restoring", "booting", "ready")
 
 # Says when it has come to a stage, with QEMU's pid, and stays there.
 HARNESS = """
@@ -35,7 +37,7 @@ def stages():
     print("qemu", machine._console.pid, flush=True)
     while machine.state is State.STARTING:
         time.sleep(0.001)
-    print("booting", machine._console.pid, flush=True)
+    print(machine.state.value, machine._console.pid, flush=True)
 
 threading.Thread(target=stages, daemon=True).start()
 with machine:
@@ -82,7 +84,7 @@ def test_qemu_dies_with_the_harness(
         argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as harness:
         assert harness.stdin and harness.stdout and harness.stderr
-        harness.stdin.write(pickle.dumps(replace(config, log_root=tmp_path)))
+        harness.stdin.write(pickle.dumps(replace(config, log_root=tmp_path, cold=stage == "booting")))
         harness.stdin.close()
         pid = 0
         for line in harness.stdout:

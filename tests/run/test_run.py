@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from pyharness import repository
+from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import Prepared
 from pyharness.client.blob import CHUNK_BYTES
 from pyharness.errors import Exit
@@ -28,6 +30,7 @@ PATIENCE_S = 300.0
 MARK = "PYHARNESS_TEST_RUN"
 
 pytestmark = pytest.mark.usefixtures("prepared")
+ONE_KERNEL = pytest.mark.default_kernel_only("how a run ends does not depend on the guest's kernel")
 
 
 @dataclass
@@ -35,13 +38,14 @@ class Run:
     """`pyharness run` with a mark in its environment that every process of it inherits."""
 
     arguments: tuple[str, ...]
+    root: Path = repository.ROOT
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     output: str = ""
 
     def __post_init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pyharness", "run", *self.arguments],
-            cwd=repository.ROOT,
+            cwd=self.root,
             env={**os.environ, MARK: self.mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -97,7 +101,7 @@ def report_of(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("clean_exit")
-def test_the_booted_kernel_goes_through_and_back(tmp_path: Path, prepared: Prepared) -> None:
+def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared) -> None:
     path = tmp_path / "run.json"
     run = Run(("--json", str(path), "--kernel", prepared.kernel.name))
     assert run.finish() == Exit.OK, run.output
@@ -109,18 +113,21 @@ def test_the_booted_kernel_goes_through_and_back(tmp_path: Path, prepared: Prepa
     assert prepared.kernel.release in str(report["kernel"])
     assert prepared.qemu.key in str(report["qemu"])
     assert report["driver"] == prepared.modules.driver.hash
-    assert report["bytes"] == prepared.kernel.vmlinuz.stat().st_size > 10_000_000 or "6.1" in prepared.kernel.name
+    assert report["bytes"] == prepared.modules.vmbus.debug.stat().st_size > 1_000_000
     assert report["sha256_match"] is True
     assert report["kernel_warnings"] == []
     stages = report["stages"]
     assert isinstance(stages, list)
-    assert [stage["name"] for stage in stages][-5:] == ["boot", "load", "upload", "download", "unload"]
-    # What the run is done with comes before the boot.
+    assert [stage["name"] for stage in stages][-5:] == ["start", "load", "upload", "download", "unload"]
+    # What the run is done with comes before it is done.
     said = run.output
-    for fact in ("accelerator ", prepared.kernel.release, prepared.modules.driver.hash, prepared.modules.vmbus.hash):
-        assert -1 < said.index(fact) < said.index("boot: ")
+    for fact in ("accelerator ", prepared.kernel.release, prepared.qemu.key):
+        assert -1 < said.index(fact) < said.index("start: ")
+    for fact in (prepared.modules.driver.hash, prepared.modules.vmbus.hash):
+        assert -1 < said.index(fact) < said.index("load: ")
 
 
+@ONE_KERNEL
 @pytest.mark.usefixtures("clean_exit")
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES + 12345])
 def test_files_of_any_size(tmp_path: Path, prepared: Prepared, size: int) -> None:
@@ -134,11 +141,12 @@ def test_files_of_any_size(tmp_path: Path, prepared: Prepared, size: int) -> Non
     assert (report["verdict"], report["bytes"], report["sha256_match"]) == ("pass", size, True)
 
 
+@ONE_KERNEL
 @pytest.mark.usefixtures("clean_exit")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 128 + signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
-@pytest.mark.parametrize("moment", ["hv_vmbus ", "boot: ", "load: "])
+@pytest.mark.parametrize("moment", ["qemu: ", "start: ", "load: "])
 def test_an_interrupted_run_leaves_nothing(
     number: signal.Signals, status: int, moment: str, prepared: Prepared
 ) -> None:
@@ -151,10 +159,54 @@ def test_an_interrupted_run_leaves_nothing(
     run.wait_until_gone()
 
 
-def test_a_killed_run_leaves_no_process(prepared: Prepared) -> None:
+@ONE_KERNEL
+@pytest.mark.parametrize("moment", ["kernel: ", "qemu: ", "start: ", "load: ", "upload: "])
+def test_a_killed_run_leaves_no_process_and_hinders_nobody(moment: str, prepared: Prepared) -> None:
     run = Run(("--kernel", prepared.kernel.name))
-    run.wait_for("boot: ")
-    assert len(run.processes()) > 1, "QEMU should be running"
+    run.wait_for(moment)
     run.process.kill()
     run.finish()
+    run.wait_until_gone()
+    again = Run(("--kernel", prepared.kernel.name))
+    assert again.finish() == Exit.OK, again.output
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A copy of the repository whose driver nobody has built yet."""
+    for name in ("pyharness", "kernel", "uapi", "qemu"):
+        shutil.copytree(repository.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "kernel/hv_azure_blob.c").open("a") as driver:
+        driver.write(f"/* {uuid.uuid4()} */\n")
+    return tmp_path
+
+
+@ONE_KERNEL
+def test_a_run_that_is_killed_while_the_driver_builds_leaves_no_half_entry(prepared: Prepared, edited: Path) -> None:
+    cache = Cache.open()
+    modules = cache.root / "entries/module"
+    before = set(modules.iterdir())
+    run = Run(("--kernel", prepared.kernel.name), edited)
+    while not any(path.name.startswith("module.") for path in (cache.root / "tmp").iterdir()):
+        assert run.process.poll() is None, run.output
+        time.sleep(0.005)
+    run.process.kill()
+    run.finish()
+    run.wait_until_gone()
+    assert set(modules.iterdir()) == before
+    again = Run(("--kernel", prepared.kernel.name), edited)
+    assert again.finish() == Exit.OK, again.output
+    (made,) = set(modules.iterdir()) - before
+    assert {path.name for path in made.glob("*.ko")} == {"hv_azure_blob.ko", "hv_azure_blob.debug.ko"}
+    assert not [path for path in (cache.root / "tmp").iterdir() if path.name == f"module.{made.name}"]
+
+
+@ONE_KERNEL
+def test_a_driver_that_does_not_build_is_the_verdict(prepared: Prepared, edited: Path) -> None:
+    with (edited / "kernel/hv_azure_blob.c").open("a") as driver:
+        driver.write("int az_blob_broken(void) { return missing; }\n")
+    run = Run(("--kernel", prepared.kernel.name), edited)
+    assert run.finish() == Exit.FAILED
+    assert "hv_azure_blob does not build" in run.output and "kernel/hv_azure_blob.c:" in run.output
+    assert "Traceback" not in run.output
     run.wait_until_gone()
