@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 _SYS_DELETE_MODULE = 176
 _SYS_FINIT_MODULE = 313
@@ -29,6 +30,11 @@ def rmmod(name: str) -> None:
     """Unload a module (delete_module(2)) without waiting for its users. Raises OSError, EBUSY or EAGAIN among them."""
     if _libc.syscall(_SYS_DELETE_MODULE, name.encode(), os.O_NONBLOCK):
         raise _os_error(name)
+
+
+def sections(name: str) -> tuple[tuple[str, int], ...]:
+    """The sections of a loaded module and their addresses."""
+    return tuple((path.name, int(path.read_text(), 16)) for path in Path(f"/sys/module/{name}/sections").iterdir())
 
 
 def _os_error(subject: str) -> OSError:

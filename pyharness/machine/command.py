@@ -60,14 +60,17 @@ def qemu_command(config: MachineConfig, run_dir: RunDir) -> list[str]:
         *("-m", str(config.ram_mib), "-M", "q35,memory-backend=ram"),
         *("-kernel", str(config.kernel.vmlinuz)),
         *("-append", kernel_command_line(config)),
-        *("-drive", f"if=none,id=root,format=raw,readonly=on,file={_quote(config.root_image.path)}"),
+        *("-drive", f"if=none,id=root,format=raw,readonly=on,file={quote(config.root_image.path)}"),
         *("-device", "virtio-blk-pci,drive=root"),
         *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-        *("-qmp", f"unix:{_quote(run_dir.qmp_socket)},server=on,wait=off"),
+        *("-qmp", f"unix:{quote(run_dir.qmp_socket)},server=on,wait=off"),
+        *("-qmp", f"unix:{quote(run_dir.debug_socket)},server=on,wait=off"),
+        # The kernel leaves its VMCOREINFO here, without which nobody can make sense of its memory.
+        *("-device", "vmcoreinfo"),
         *("-device", "virtio-serial-pci"),
-        *("-chardev", f"socket,id=agent,path={_quote(run_dir.agent_socket)},server=on,wait=off"),
+        *("-chardev", f"socket,id=agent,path={quote(run_dir.agent_socket)},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
-        *("-chardev", f"socket,id=shell,path={_quote(run_dir.shell_socket)},server=on,wait=off"),
+        *("-chardev", f"socket,id=shell,path={quote(run_dir.shell_socket)},server=on,wait=off"),
         *("-device", "virtconsole,chardev=shell"),
     ]
     if config.hyperv:
@@ -77,12 +80,12 @@ def qemu_command(config: MachineConfig, run_dir: RunDir) -> list[str]:
     for index, device in enumerate(config.blob_devices):
         properties = f"hv-azure-blob,instanceid={device.instance}"
         if device.backend:
-            argv += ["-chardev", f"socket,id=vsp{index},path={_quote(run_dir.vsp_socket(index))},server=on,wait=off"]
+            argv += ["-chardev", f"socket,id=vsp{index},path={quote(run_dir.vsp_socket(index))},server=on,wait=off"]
             properties += f",chardev=vsp{index}"
         argv += ["-device", properties]
     return [*argv, *config.qemu_args]
 
 
-def _quote(path: Path) -> str:
-    """A comma ends a value in QEMU's option syntax unless it is doubled."""
+def quote(path: Path) -> str:
+    """A path as a value in QEMU's option syntax, where a comma ends a value unless it is doubled."""
     return str(path).replace(",", ",,")

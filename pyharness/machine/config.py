@@ -48,8 +48,10 @@ class MachineConfig:
     before_stop: tuple[Callable[[Machine], None], ...] = ()
     """Called when the machine is stopped, as long as its guest still answers."""
     boot_timeout_s: float = 180.0
-    call_timeout_s: float = 120.0
-    """How long one call into the guest may take, so that a guest that hangs silently is noticed."""
+    call_timeout_s: float | None = 120.0
+    """How long one call into the guest may take, so that a guest that hangs silently is noticed; None: any time."""
+    dump_on_crash: bool = False
+    """Leave the memory of a guest that crashes or hangs as `vmcore` beside the logs."""
     log_root: Path = repository.BUILD / "logs"
     """Each machine gets a directory here for `console.log` and `qemu.log`; the newest few are kept."""
 

@@ -37,11 +37,20 @@ class Console:
     """The running QEMU seen from its terminal."""
 
     def __init__(
-        self, argv: Sequence[str], log_dir: Path, on_end: Callable[[Console], None], earlier: bytes = b""
+        self,
+        argv: Sequence[str],
+        log_dir: Path,
+        on_end: Callable[[Console], None],
+        earlier: bytes = b"",
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        on_crash: Callable[[], object] = lambda: None,
     ) -> None:
         """`on_end` is called once, on the reading thread, when QEMU has exited or was ended after a fatal splat.
 
-        `earlier` is what the guest wrote in the life that this one goes on with; it begins the log.
+        `earlier` is what the guest wrote in the life that this one goes on with; it begins the log. `is_over` tells
+        that QEMU keeps a guest that has reset or powered itself off; `on_crash` is called on the reading thread
+        before a QEMU that is still there is ended.
         """
         self.log = log_dir / "console.log"
         self.qemu_log = log_dir / "qemu.log"
@@ -54,6 +63,8 @@ class Console:
         self._argv = list(argv)
         self._earlier = earlier
         self._on_end = on_end
+        self._is_over = is_over
+        self._on_crash = on_crash
         self._detector = CrashDetector()
         self._tail: deque[str] = deque(_clean(earlier).split("\n")[:-1], maxlen=_TAIL_LINES)
         self._started = threading.Event()
@@ -109,6 +120,8 @@ class Console:
                 self._started.set()
                 if not self._killed:
                     self._read(terminal, log.write)
+                if self._process and self._process.poll() is None and not self._killed:
+                    self._on_crash()
         except OSError as error:
             self.fault = error
         finally:
@@ -145,6 +158,8 @@ class Console:
             try:
                 data = terminal.read_nonblocking(_READ_SIZE, timeout=_POLL_S)
             except pexpect.TIMEOUT:
+                if self._is_over():
+                    break
                 continue
             except (pexpect.EOF, OSError):
                 break

@@ -55,6 +55,21 @@ class RunDir:
         return self.path / "shell"
 
     @property
+    def debug_socket(self) -> Path:
+        """A second QMP socket, for a debugger that reads the guest's memory."""
+        return self.path / "debug"
+
+    @property
+    def gdb_socket(self) -> Path:
+        """QEMU's gdbstub, once it is asked for."""
+        return self.path / "gdb"
+
+    @property
+    def gdb_commands(self) -> Path:
+        """What gdb must be told to attach there."""
+        return self.path / "gdb-commands"
+
+    @property
     def initramfs(self) -> Path:
         """The initramfs that this machine boots."""
         return self.path / "initramfs"

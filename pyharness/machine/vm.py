@@ -10,8 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -29,6 +29,7 @@ from pyharness.machine.command import boot_arguments, qemu_command, restore_argu
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.console import Console
 from pyharness.machine.crash import Kind
+from pyharness.machine.dump import dump_memory
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import RunDir, new_log_dir
@@ -88,6 +89,8 @@ class Machine:
         self._guest: Guest | None = None
         self._agent: socket.socket | None = None
         self._deadline = 0.0
+        self._saving_memory = threading.Lock()
+        self._memory: str | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -114,6 +117,8 @@ class Machine:
             self._restore()
         agent = self._part(self._agent)
         self._guest = Guest(agent, explain=self._explain, call_timeout_s=self.config.call_timeout_s)
+        if not self.config.cold:
+            self._guest.set_clock()
         self._enter(State.READY)
 
     def _boot(self) -> None:
@@ -150,9 +155,19 @@ class Machine:
         return self._run_dir, qemu_command(self.config, self._run_dir)
 
     def _launch(self, run_dir: RunDir, command: list[str], earlier: bytes = b"") -> None:
-        self._console = Console(command, new_log_dir(self.config.log_root), self._on_end, earlier)
+        self._console = Console(
+            command,
+            new_log_dir(self.config.log_root),
+            self._on_end,
+            earlier,
+            is_over=self._is_over,
+            on_crash=self._save_memory,
+        )
         self._console.start()
         self._qmp = self._until(lambda: _try_qmp(run_dir.qmp_socket), "QEMU to answer")
+        if self.config.dump_on_crash:
+            # Not on the command line, which names the snapshot.
+            self._qmp.execute("set-action", shutdown="pause")
 
     def _connect_agent(self, run_dir: RunDir) -> socket.socket:
         self._agent = self._until(lambda: _try_connect(run_dir.agent_socket), "the agent's port")
@@ -211,6 +226,24 @@ class Machine:
         """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
         return self._part(self._run_dir).vsp_socket(index)
 
+    @property
+    def run_dir(self) -> RunDir:
+        """Where the machine's sockets are."""
+        return self._part(self._run_dir)
+
+    def dump(self, path: Path) -> None:
+        """Write the guest's memory to `path`, for drgn or crash(8). Raises HarnessError, on a full disk for one."""
+        dump_memory(self.qmp, path, self.config.kernel.release)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The guest stands still, and its time with it."""
+        self.qmp.execute("stop")
+        try:
+            yield
+        finally:
+            self.qmp.execute("cont")
+
     def interact(self) -> None:
         """Give this process's terminal to a shell in the guest until that exits. Raises UsageError without one."""
         with attached_terminal(self._part(self._run_dir).shell_socket) as terminal:
@@ -241,11 +274,13 @@ class Machine:
                 return result
             if time.monotonic() > self._deadline:
                 console = self.console
-                raise TimedOut(
-                    f"waited in vain for {what}",
-                    mend=f"see {console.log} and {console.qemu_log}",
-                    detail=console.tail(),
-                    kind=Kind.BOOT_HANG,
+                raise self._with_memory(
+                    TimedOut(
+                        f"waited in vain for {what}",
+                        mend=f"see {console.log} and {console.qemu_log}",
+                        detail=console.tail(),
+                        kind=Kind.BOOT_HANG,
+                    )
                 )
             time.sleep(_POLL_S)
 
@@ -254,12 +289,32 @@ class Machine:
         with self._change:
             if self.state is State.STOPPED:
                 return
-            self.failure = self._verdict(console)
+            self.failure = self._with_memory(self._verdict(console))
             self.state = State.CRASHED if isinstance(self.failure, GuestCrashed) else State.FAILED
         if self._agent:
             # Whoever waits for an answer of the agent is woken up.
             with suppress(OSError):
                 self._agent.shutdown(socket.SHUT_RDWR)
+
+    def _is_over(self) -> bool:
+        return self._qmp is not None and any(event["event"] == "SHUTDOWN" for event in self._qmp.events)
+
+    def _save_memory(self) -> str:
+        """Dump a guest that has crashed or hangs, if that is wanted, once; what became of it, in words."""
+        with self._saving_memory:
+            if self._memory is None and self._qmp and self.config.dump_on_crash:
+                path = self.console.log.with_name("vmcore")
+                try:
+                    dump_memory(self._qmp, path, self.config.kernel.release)
+                    self._memory = f"its memory is in {path}"
+                except HarnessError as error:
+                    self._memory = f"there is no memory dump: {error.message}"
+            return self._memory or ""
+
+    def _with_memory(self, error: HarnessError) -> HarnessError:
+        """The error, which tells where the memory dump is or why there is none."""
+        error.mend = "; ".join(filter(None, (error.mend, self._save_memory())))
+        return error
 
     def _verdict(self, console: Console) -> HarnessError:
         if console.splat:
@@ -310,8 +365,11 @@ class Machine:
         """Why the agent did not answer."""
         console = self.console
         if isinstance(error, TimeoutError):
-            return TimedOut(
-                f"a call into the guest did not return in {self.config.call_timeout_s:g} s", detail=console.tail()
+            return self._with_memory(
+                TimedOut(
+                    f"a call into the guest did not return in {self.config.call_timeout_s or 0:g} s",
+                    detail=console.tail(),
+                )
             )
         if self.state is State.STOPPED:
             return HarnessError("the machine is stopped")
