@@ -130,7 +130,7 @@ class Symbolizer:
 
     def __init__(self, kernel: Kernel, modules: Mapping[str, Path]) -> None:
         """`modules`: the file that was loaded for each module, beside which its debug file is."""
-        self._headers = kernel.headers
+        self.kernel = kernel
         self._images = {name: path.with_suffix(".debug.ko") for name, path in modules.items()}
         if kernel.vmlinux:
             self._images[""] = kernel.vmlinux
@@ -162,7 +162,7 @@ class Symbolizer:
     def _source(self, file: str) -> str:
         """A path as the repository or the kernel's source has it; the headers' directory is what compiled modules."""
         path = Path(os.path.normpath(file))
-        for top, depth in ((self._headers, 0), (self._headers.parent, 1)):
+        for top, depth in ((self.kernel.headers, 0), (self.kernel.headers.parent, 1)):
             if path.is_relative_to(top):
                 path = Path(*path.relative_to(top).parts[depth:])
         return path.as_posix()
@@ -217,7 +217,8 @@ def decode(lines: Iterable[str], symbolizer: Symbolizer) -> str:
 
 
 def _shown(stack: Stack, located: Mapping[Frame, list[Location]]) -> Iterator[str]:
-    yield f"{stack.title}:"
+    if stack.title:
+        yield f"{stack.title}:"
     for frame in stack.frames:
         places = located.get(frame)
         if not places:

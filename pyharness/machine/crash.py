@@ -21,7 +21,8 @@ _CUT_HERE = re.compile(r"-+\[ cut here \]-+$")
 _RULER = r"={40,}$"
 _TRACE_END = r"---\[ end trace "
 _STACK_END = r" ?</TASK>"
-_PANIC_END = r"---\[ end Kernel panic"
+# The last word of a kernel that stops; the last but one of a kernel that resets.
+_PANIC_END = r"---\[ end Kernel panic|Kernel Offset: "
 _ONE_LINE = r""
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,91 @@ def test_a_list_corruption_of_a_warning_is_fatal() -> None:
     assert detector.warnings == [] and detector.complete
     assert detector.fatal is not None and detector.fatal.kind is Kind.LIST_CORRUPTION
     assert len(detector.fatal.lines) == 5
+
+
+CORPUS: dict[str, list[Kind]] = {
+    # What hv_provoke's fault of that name makes the kernel say, from the loading of the module on.
+    "atomic-lock-sleep": [Kind.ATOMIC_SLEEP, Kind.LOCKDEP],
+    "atomic-schedule": [Kind.ATOMIC_SLEEP],
+    "bad-page": [Kind.BAD_PAGE],
+    "bug": [Kind.BUG],
+    "double-free": [Kind.KASAN],
+    "freed-lock": [Kind.LOCKDEP],
+    "freed-timer": [Kind.DEBUG_OBJECTS],
+    "hung-task": [Kind.HUNG_TASK],
+    "index-out-of-bounds": [Kind.UBSAN],
+    "irq-unsafe-lock": [Kind.LOCKDEP],
+    "kept-lock": [Kind.LOCKDEP],
+    "leak": [Kind.KMEMLEAK],
+    "list-corruption": [Kind.LIST_CORRUPTION],
+    "lock-inversion": [Kind.LOCKDEP],
+    "lost-cache-object": [Kind.LEFTOVER, Kind.WARNING, Kind.LEFTOVER],
+    "lost-cache-object-debian-6.1": [Kind.LEFTOVER, Kind.LEFTOVER],
+    "null-dereference": [Kind.OOPS],
+    "out-of-bounds": [Kind.KASAN],
+    "page-allocation": [Kind.PAGE_ALLOCATION],
+    "panic": [Kind.PANIC],
+    "rcu-stall": [Kind.RCU_STALL],
+    "recursive-lock": [Kind.LOCKDEP],
+    "refcount-underflow": [Kind.REFCOUNT],
+    "shift-out-of-bounds": [Kind.UBSAN],
+    "soft-lockup": [Kind.SOFT_LOCKUP],
+    "unbalanced-unlock": [Kind.LOCKDEP],
+    "unload-leftover": [Kind.LEFTOVER],
+    "unprotected-rcu": [Kind.LOCKDEP],
+    "use-after-free": [Kind.KASAN],
+    "use-after-free-debian-6.12": [Kind.KFENCE],
+    "warn-message": [Kind.WARNING],
+    "warn-on": [Kind.WARNING],
+    "wild-pointer": [Kind.OOPS],
+    # No word of the kernel's.
+    "triple-fault": [],
+    # Boots, sysrq's backtraces and states, programs that crash, a memory cgroup that is full, an injected fault.
+    "boot": [],
+    "innocent": [],
+    "injected": [],
+    "lookalikes": [],
+}
+KERNEL = re.compile(r"-(debian|debug|lean)-[\d.]+$")
+LOGS = sorted(SPLATS.glob("*.log"))
+
+
+def expected(log: Path) -> list[Kind]:
+    return CORPUS[log.stem] if log.stem in CORPUS else CORPUS[KERNEL.sub("", log.stem)]
+
+
+def test_every_kind_of_the_table_has_a_real_log() -> None:
+    assert {KERNEL.sub("", log.stem) for log in LOGS} == {KERNEL.sub("", name) for name in CORPUS}
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
+def test_real_logs_are_told_by_name(log: Path) -> None:
+    detector = CrashDetector()
+    for line in log.read_text().splitlines():
+        detector.feed(line)
+    kinds = [splat.kind for splat in (*detector.warnings, *filter(None, [detector.fatal]))]
+    assert kinds == expected(log)
+    # Of what is fatal the end was seen, so that the machine is ended at once; lockdep alone ends a hung task's report.
+    open_end = log.stem == "hung-task-debian-6.12"
+    assert detector.complete == (detector.fatal is not None and not open_end)
+
+
+@pytest.mark.parametrize("log", sorted(SPLATS.glob("*-debug-6.12.log")), ids=lambda log: log.stem)
+def test_a_splat_is_whole_and_nothing_else(log: Path) -> None:
+    """What is outside the splats tells nothing: no stack, no "BUG", no ruler but the one above a report."""
+    if not expected(log):
+        return
+    lines = log.read_text().splitlines()
+    found = splats(lines)
+    assert all(splat.lines for splat in found)
+    taken = {line for splat in found for line in splat.lines}
+    end = len(lines) if found[-1].severity is Severity.WARNING else lines.index(found[-1].lines[-1])
+    rest = [line for line in lines[:end] if line not in taken]
+    assert not [line for line in rest if "+0x" in line or "BUG" in line or "WARNING" in line]
+
+
+def test_a_kasan_report_is_there_to_its_last_line() -> None:
+    (report,) = splats((SPLATS / "use-after-free-debug-6.12.log").read_text().splitlines())
+    for part in ("Call Trace:", "Allocated by task", "Freed by task", "Memory state around the buggy address:"):
+        assert part in report.text
+    assert report.text.endswith("=" * 66)
