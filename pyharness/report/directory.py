@@ -35,7 +35,7 @@ METADATA, JUNIT, KTAP, CONSOLES = "metadata.json", "junit.xml", "results.ktap", 
 _FORMAT = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class ReportDirectory:
     """Also a pytest plugin of the controller: it keeps the consoles of failed tests, of which others soon are swept."""
 

@@ -51,7 +51,7 @@ class Result:
         return self.nodeid.partition("::")[2] or self.nodeid
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder:
     """A pytest plugin of the controller alone."""
 

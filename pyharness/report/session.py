@@ -24,7 +24,7 @@ from pyharness.report.subjects import Subject, Subjects
 from pyharness.report.view import View
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
     """What is to be run. `arguments` are pytest's; without subjects its option --kernel chooses the kernels."""
 

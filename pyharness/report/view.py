@@ -69,7 +69,7 @@ class View:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Tell of a failure at once."""
         if report.failed:
-            self._failure(report.nodeid, report.longreprtext)
+            self._failure(report)
         if report.when not in ("setup", "call", "teardown"):  # its worker died
             self._finish(report.nodeid)
 
@@ -109,11 +109,14 @@ class View:
         seconds = sum(result.seconds for result in results)
         return f"{first.kernel:14} {first.file:40} {self._paint(said, colour)} in {seconds:.1f} s"
 
-    def _failure(self, nodeid: str, text: str) -> None:
-        lines = text.rstrip("\n").split("\n")
+    def _failure(self, report: pytest.TestReport) -> None:
+        """The reason; a traceback waits for pytest's summary, but for what it says of the assertion."""
+        lines = report.longreprtext.rstrip("\n").split("\n")
+        if not getattr(report, "explained", False):
+            lines = [line for line in lines if line.startswith("E ")] + lines[-1:]
         if (hidden := len(lines) - _FAILURE_LINES) > 0:
             lines = [*lines[:_FAILURE_LINES], f"({hidden} more lines in the summary)"]
-        self._print(["", self._paint(f"FAILED {nodeid}", _RED), *(f"  {line}" for line in lines), ""])
+        self._print(["", self._paint(f"FAILED {report.nodeid}", _RED), *(f"  {line}" for line in lines), ""])
 
     def _tick(self) -> None:
         while not self._end.wait(_TICK_S):
