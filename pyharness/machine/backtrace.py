@@ -226,6 +226,5 @@ def _shown(stack: Stack, located: Mapping[Frame, list[Location]]) -> Iterator[st
             continue
         for place in places[:-1]:
             yield f"    {place.file}:{place.line}  {place.function} (inlined)"
-        yield f"    {places[-1].file}:{places[-1].line}  {frame.symbol}" + (
-            f" [{frame.module}]" if frame.module else ""
-        )
+        own = places[-1]
+        yield f"    {own.file}:{own.line}  {own.function}" + (f" [{frame.module}]" if frame.module else "")
