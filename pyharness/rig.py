@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared
 from pyharness.errors import CheckFailed
+from pyharness.judge import Judge
 from pyharness.machine.accel import Accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
@@ -33,8 +34,10 @@ class Rig:
     machine: Machine
     vsp: VspServer
     prepared: Prepared
+    judge: Judge
+    """Begun before the modules were loaded: its verdict is due when they are unloaded again."""
     boot_messages: int
-    """How many messages the kernel had logged before the modules were loaded."""
+    """How many messages the kernel had logged by then."""
 
     def load(self) -> None:
         """Load the patched hv_vmbus and the driver, and wait for the node.
@@ -98,7 +101,9 @@ def rig(
         with progress.stage("start"):
             machine.start()
         with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
-            running = Rig(machine, vsp, prepared, len(machine.guest.dmesg()))
+            judge = Judge(machine)
+            judge.begin("the run")
+            running = Rig(machine, vsp, prepared, judge, len(machine.guest.dmesg()))
             identify(prepared.modules)
             with progress.stage("load"):
                 running.load()

@@ -26,7 +26,7 @@ from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
 from pyharness.client.device import HostError
 from pyharness.commands import options
-from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, UsageError
+from pyharness.errors import CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 from pyharness.rig import NODE, Rig, rig
@@ -87,7 +87,7 @@ def execute(args: argparse.Namespace) -> Exit:
         with (
             rig(prepared, accelerator, progress, cold=args.cold, identify=name_modules) as running,
             given or _open(prepared.modules.vmbus.debug) as source,
-            _judged(running, report),
+            _judged(running, report, progress),
         ):
             _move(running, source, report, progress)
             _settle(running, progress)
@@ -123,7 +123,7 @@ def _written(report: Report, progress: Progress, path: Path | None) -> Iterator[
             _finish(report, progress, path)
         raise
     _finish(report, progress, path)
-    progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, no kernel warning")
+    progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, nothing left behind, no kernel warning")
 
 
 def _verdict_of(error: BaseException) -> str:
@@ -177,7 +177,7 @@ def _identify_modules(report: Report, progress: Progress, modules: Modules) -> N
 
 
 @contextmanager
-def _judged(running: Rig, report: Report) -> Iterator[None]:
+def _judged(running: Rig, report: Report, progress: Progress) -> Iterator[None]:
     """What fails in here is the driver's or the host's doing, and what the kernel says of it is part of the report."""
     log = len(running.machine.guest.dmesg())
     try:
@@ -188,12 +188,9 @@ def _judged(running: Rig, report: Report) -> Iterator[None]:
     finally:
         with suppress(HarnessError):  # a guest that died has said so already
             report.kernel_warnings = running.warnings()
-    splats = running.machine.console.warnings
-    if splats:
-        raise GuestCrashed(f"the guest's kernel reported {splats[0].kind}", detail=splats[0].text)
-    if report.kernel_warnings:
-        count = len(report.kernel_warnings)
-        raise CheckFailed(f"the guest's kernel gave {count} warnings", detail="\n".join(report.kernel_warnings))
+    running.judge.verdict()
+    with progress.stage("judge"):
+        running.judge.finish()
 
 
 def _pieces(source: BinaryIO) -> Iterator[bytes]:

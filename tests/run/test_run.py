@@ -118,7 +118,7 @@ def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared) -> Non
     assert report["kernel_warnings"] == []
     stages = report["stages"]
     assert isinstance(stages, list)
-    assert [stage["name"] for stage in stages][-5:] == ["start", "load", "upload", "download", "unload"]
+    assert [stage["name"] for stage in stages][-6:] == ["start", "load", "upload", "download", "unload", "judge"]
     # What the run is done with comes before it is done.
     said = run.output
     for fact in ("accelerator ", prepared.kernel.release, prepared.qemu.key):
