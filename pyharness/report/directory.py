@@ -28,7 +28,7 @@ from pyharness.errors import Exit, HarnessError, UsageError
 from pyharness.machine.accel import Accelerator
 from pyharness.report.faults import VERDICTS
 from pyharness.report.ktap import ktap
-from pyharness.report.recorder import Recorder, Result
+from pyharness.report.recorder import Outcome, Recorder, Result
 from pyharness.report.subjects import Subject
 
 METADATA, JUNIT, KTAP, CONSOLES = "metadata.json", "junit.xml", "results.ktap", "consoles"
@@ -111,7 +111,7 @@ class ReportDirectory:
                 aside.unlink()
 
     def _write_junit(self, recorder: Recorder) -> None:
-        """Give what pytest wrote the properties of the run, and of each test that ran on a kernel."""
+        """Give what pytest wrote the properties of the run and of each test on a kernel, and what has not run."""
         aside = self._aside(JUNIT)
         if not aside.exists():
             (self.path / JUNIT).unlink(missing_ok=True)
@@ -122,6 +122,13 @@ class ReportDirectory:
         if suite is not None:
             suite.insert(0, _properties(self._run_facts()))
             facts = {subject.name: _kernel_facts(subject) for subject in self.subjects}
+            for case in suite.findall("testcase"):
+                if "name" not in case.attrib:  # what was under way at an interrupt
+                    suite.remove(case)
+            missing = [result for result in recorder.results.values() if result.outcome is Outcome.NOT_RUN]
+            suite.extend(_not_run(result) for result in missing)
+            for counter in ("tests", "errors"):
+                suite.set(counter, str(int(suite.get(counter, "0")) + len(missing)))
             for case in suite.iter("testcase"):
                 kernel = recorder.kernel_of(f"::{case.get('name', '')}")
                 if kernel:
@@ -215,6 +222,14 @@ def _kernel_facts(subject: Subject) -> dict[str, str]:
 
 def _counts(recorder: Recorder, kernel: str | None = None) -> dict[str, int]:
     return {outcome.value.replace(" ", "_"): count for outcome, count in recorder.counts(kernel).items()}
+
+
+def _not_run(result: Result) -> ET.Element:
+    """A test that a reader of the JUnit alone must not take for one that does not exist."""
+    classname = result.file.removesuffix(".py").replace("/", ".")
+    case = ET.Element("testcase", classname=classname, name=result.test, time="0")
+    ET.SubElement(case, "error", message="the session ended before it was run")
+    return case
 
 
 def _properties(facts: dict[str, str]) -> ET.Element:

@@ -142,7 +142,7 @@ class Recorder:
             fault = Fault(**getattr(report, "fault", None) or {"exit_code": Exit.FAILED, "message": "it failed"})
             # The first phase that failed tells why; a later one may only tell worse.
             if result.fault is None:
-                result.fault, result.reason = fault, report.longreprtext
+                result.fault, result.reason = fault, str(report.longrepr)
             elif _severity(fault) < _severity(result.fault):
                 result.fault = fault
             result.consoles = tuple(dict.fromkeys((*result.consoles, *getattr(report, "consoles", ()))))

@@ -74,7 +74,8 @@ class Session:
     def _measure(self, terminal: Any) -> None:
         assert self._counters
         counting = [one for one in self.subjects if one.prepared.kernel.has("GCOV_KERNEL")]
-        if not any(self._counters.iterdir()):
+        # The whole suite that has counted nothing is a fault.
+        if self.arguments and not any(self._counters.iterdir()):
             return
         for subject in counting:
             html = (self.report.path if self.report else repository.BUILD) / "coverage" / subject.name

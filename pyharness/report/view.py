@@ -111,7 +111,7 @@ class View:
 
     def _failure(self, report: pytest.TestReport) -> None:
         """The reason; a traceback waits for pytest's summary, but for what it says of the assertion."""
-        lines = report.longreprtext.rstrip("\n").split("\n")
+        lines = str(report.longrepr).rstrip("\n").split("\n")
         if not getattr(report, "explained", False):
             lines = [line for line in lines if line.startswith("E ")] + lines[-1:]
         if (hidden := len(lines) - _FAILURE_LINES) > 0:
