@@ -124,26 +124,26 @@ class Judge:
         self._marks: list[tuple[int, str]] = []
         """When what began, in jiffies."""
         self._messages = 0
-        self._state: State | None = None
+        self._state = State({})
+        self._passed = False
 
     def begin(self, name: str) -> None:
         """Mark the state: `name` is what a fault that shows later is blamed on."""
         if self._kmemleak:
             self._marks.append((self._guest.clock()[0], name))
         self._messages = len(self._machine.guest.dmesg())
-        # What a verdict has passed is as it was before.
-        self._state = self._state or self._now()
+        if not self._passed:  # else all is as it was
+            self._state = self._now()
+        self._passed = False
 
-    def verdict(self, tolerated: Sequence[str] = (), tolerated_kinds: Sequence[Kind] = ()) -> None:
+    def verdict(self, tolerated: Sequence[str] = (), tolerated_reports: Sequence[str] = ()) -> None:
         """Raise what is wrong since `begin`.
 
-        GuestCrashed for a report of the kernel's detectors, also one that the kernel survived, unless it is of a
-        tolerated kind. CheckFailed when something is held that was not held before, or is no longer, and for a warning
-        in the kernel's log, unless it contains a tolerated text.
+        GuestCrashed for a report of the kernel's detectors, also one that the kernel survived, and CheckFailed when
+        something is held that was not held before, or is no longer, unless either contains a text of
+        `tolerated_reports`. CheckFailed for a warning in the kernel's log, unless it contains a text of `tolerated`.
         """
-        before, self._state = self._state, None
-        assert before, "begin() comes first"
-        self._settle(before, tolerated_kinds)
+        self._settle(tolerated_reports)
         warnings = [
             str(message)
             for message in self._machine.guest.warnings(self._messages)
@@ -152,7 +152,7 @@ class Judge:
         if warnings:
             count = f"{len(warnings)} warnings" if len(warnings) > 1 else "a warning"
             raise CheckFailed(f"the guest's kernel gave {count}: {warnings[0]}", detail="\n".join(warnings))
-        self._state = before
+        self._passed = not tolerated_reports
 
     def finish(self) -> None:
         """Raise GuestCrashed if anything leaked since the first `begin`, with the names of what leaked it.
@@ -162,10 +162,10 @@ class Judge:
         if not self._kmemleak or not self._marks:
             return
         _, end = self._guest.clock()
-        while self._guest.clock()[1] < end + _LEAK_AGE_S:
-            time.sleep(_POLL_S)
         # The first scan takes checksums; an object that has changed by the second is in use, and is not reported.
         self._leaks()
+        while self._guest.clock()[1] < end + _LEAK_AGE_S:
+            time.sleep(_POLL_S)
         leaks = self._leaks()
         if leaks:
             # A pointer that was on its way during one scan has arrived by the next.
@@ -177,12 +177,16 @@ class Judge:
     def _now(self) -> State:
         return State.of(self._guest.state())
 
-    def _settle(self, before: State, tolerated_kinds: Sequence[Kind]) -> None:
+    def _settle(self, tolerated_reports: Sequence[str]) -> None:
         """Wait until everything is as it was, or has had its time."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            faults = before.faults(self._now())
-            self._check_splats(tolerated_kinds)
+            faults = [
+                fault
+                for fault in self._state.faults(self._now())
+                if not any(part in fault for part in tolerated_reports)
+            ]
+            self._check_splats(tolerated_reports)
             if not faults:
                 return
             if time.monotonic() > deadline:
@@ -190,11 +194,11 @@ class Judge:
                 raise CheckFailed(faults[0] + more, detail="\n".join(faults))
             time.sleep(_POLL_S)
 
-    def _check_splats(self, tolerated_kinds: Sequence[Kind]) -> None:
+    def _check_splats(self, tolerated_reports: Sequence[str]) -> None:
         """The log is read rather than the console, which may lag behind it."""
         self._machine.check()
         for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages))):
-            if splat.kind not in tolerated_kinds:
+            if not any(part in splat.text for part in tolerated_reports):
                 message = f"the guest's kernel reported {splat.kind}: {splat.headline}"
                 raise GuestCrashed(message, detail=self._machine.explain(splat.text), kind=splat.kind)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from pyharness.artifacts.prepare import Prepared
-from pyharness.errors import HarnessError
 from pyharness.judge import Judge
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
@@ -36,10 +35,14 @@ class LabKeeper:
         return self._fit
 
     def discard(self) -> None:
+        self._fit = None
+        self._stack.close()
+
+    def finish(self) -> None:
         """End the lab. Raises what the judge has found out at last."""
         with self._stack:
             fit, self._fit = self._fit, None
-            if fit and not fit[0].machine.failure:
+            if fit:
                 fit[1].finish()
 
 
@@ -48,13 +51,13 @@ def lab_keeper(config: MachineConfig, prepared: Prepared) -> Iterator[LabKeeper]
     devices = (BlobDevice(FIRST), BlobDevice(SECOND), BlobDevice(NULL, backend=False))
     keeper = LabKeeper(replace(config, blob_devices=devices), prepared)
     yield keeper
-    keeper.discard()
+    keeper.finish()
 
 
 @pytest.fixture
 def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
     lab, judge = lab_keeper.fit()
-    lab.tolerated, lab.tolerated_kinds = (), ()
+    lab.tolerated = lab.tolerated_reports = ()
     violations = [server.counters.violations for server in (lab.first, lab.second)]
     try:
         judge.begin(request.node.nodeid)
@@ -63,13 +66,12 @@ def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
             release(server)
             assert not server.errors, server.errors[0].traceback
             assert server.counters.violations == before
-        judge.verdict(lab.tolerated, lab.tolerated_kinds)
-    except BaseException as error:
-        # Whatever is wrong with this guest, the next test does not inherit it.
-        try:
+        judge.verdict(lab.tolerated, lab.tolerated_reports)
+        if lab.spent:
             lab_keeper.discard()
-        except HarnessError as later:
-            error.add_note(f"{later}\n{later.detail}")
+    except BaseException:
+        # Whatever is wrong with this guest, the next test does not inherit it.
+        lab_keeper.discard()
         raise
 
 

@@ -17,6 +17,9 @@ from tests.driver.lab import FIRST, GUEST_DIRECTORY, Lab
 pytestmark = pytest.mark.kernel_has("FAULT_INJECTION")
 
 _DEVICES = 3
+_SMALL = 4
+_LOAD_TIMEOUT_S = 600
+_KEPT_BY_VMBUS = ("vmbus_alloc_ring", "hv_ringbuffer_init", "request_arr_init")
 
 
 @pytest.fixture
@@ -32,26 +35,38 @@ def test_open(inject: Any, node: str) -> None:
     assert names(inject.fail_open(node)) == {"ENOMEM", "EFAULT"}
 
 
-@pytest.mark.parametrize("touched", [True, False], ids=["touched", "untouched"])
 @pytest.mark.parametrize(
-    ("data_pages", "out_pages", "in_pages"),
-    [(0, 0, 0), (4, 0, 4), (4, 4, 2), (200, 0, 3), (4000, 7, 3)],
-    ids=["without data", "small download", "small upload", "large", "largest"],
+    ("data_pages", "out_pages", "in_pages", "touched"),
+    [
+        pytest.param(0, 0, 0, True, id="without data"),
+        pytest.param(4, 4, 2, True, id="small upload"),
+        pytest.param(4, 0, 4, True, id="small download"),
+        pytest.param(4, 0, 4, False, id="small download into new pages"),
+        pytest.param(40, 0, 3, False, id="large download into new pages"),
+        pytest.param(4000, 7, 3, True, id="large upload"),
+    ],
 )
 def test_ioctl(inject: Any, node: str, data_pages: int, out_pages: int, in_pages: int, touched: bool) -> None:
     errnos = list(inject.fail_ioctl(node, data_pages, out_pages, in_pages, touched=touched))
-    assert names(errnos) == {"ENOMEM", "EFAULT"}
+    # Where there is another way to get the memory (kvmalloc), one failure shows in no errno.
+    assert {"EFAULT"} <= names(errnos) <= {"ENOMEM", "EFAULT"}
+    assert "ENOMEM" in names(errnos) or data_pages > _SMALL
 
 
 def test_probe(lab: Lab, inject: Any) -> None:
-    assert "ENOMEM" in names(inject.fail_bind(str(FIRST)))
+    assert names(inject.fail_bind(str(FIRST))) == {"ENOMEM", "EFAULT"}
 
 
-def test_remove(inject: Any) -> None:
-    assert names(inject.fail_unbind(str(FIRST)))
+def test_remove(lab: Lab, inject: Any) -> None:
+    # VMBus keeps a ring that it cannot get back from the host, and no driver can mend that.
+    lab.tolerated_reports += _KEPT_BY_VMBUS
+    lab.spent = True
+    assert names(inject.fail_unbind(str(FIRST))) <= {"ENOMEM", "EFAULT"}
+    assert any("Close failed: teardown gpadl return -12" in message.text for message in lab.guest.dmesg())
 
 
 def test_module_load(lab: Lab, inject: Any) -> None:
     path = f"{GUEST_DIRECTORY}/{lab.modules.driver.path.name}"
     lab.guest.push(lab.modules.driver.path, path)
-    assert "ENOMEM" in names(inject.fail_load(path, _DEVICES))
+    errnos = lab.guest.spawn(inject.fail_load, path, _DEVICES).result(_LOAD_TIMEOUT_S)
+    assert "ENOMEM" in names(errnos)

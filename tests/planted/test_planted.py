@@ -33,7 +33,7 @@ def trial(config: MachineConfig, modules: Modules, workload: Workload, *, to_the
         with lab_on(machine, modules) as lab:
             judge.begin("the workload")
             workload(lab)
-            judge.verdict(lab.tolerated, lab.tolerated_kinds)
+            judge.verdict(lab.tolerated, lab.tolerated_reports)
             if to_the_end:
                 judge.finish()
 
