@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,8 @@ from pyharness import repository
 from pyharness.errors import Exit
 
 
-def raising(error: str) -> str:
-    return f"from pyharness.errors import {error}\ndef test_it():\n    raise {error}('why')\n"
+def raising(error: str, name: str = "test_it") -> str:
+    return f"from pyharness.errors import {error}\ndef {name}():\n    raise {error}('why')\n"
 
 
 EXPECTED_CRASH = (
@@ -26,34 +24,57 @@ EXPECTED_CRASH = (
 RUN = "import sys; from pyharness.report.session import Session; sys.exit(Session(sys.argv[1:]).run())"
 
 
-def command(directory: Path) -> list[str]:
-    return [sys.executable, "-c", RUN, "-q", "-c", "/dev/null", f"--rootdir={directory}", str(directory)]
+SEVERAL_AT_ONCE = (
+    "import pytest\nfrom pyharness.errors import GuestCrashed\n"
+    "def fail():\n    raise GuestCrashed('splat')\n"
+    "def wrong():\n    assert 1 == 2\n"
+    "@pytest.fixture\ndef broken(request):\n    request.addfinalizer(fail)\n    request.addfinalizer(wrong)\n"
+    "def test_it(broken):\n    pass\n"
+)
+"""Several fixtures fail at the end of one test."""
+
+CONSEQUENCE = (
+    "from pyharness.errors import GuestCrashed\n"
+    "def test_it():\n    try:\n        raise GuestCrashed('splat')\n    finally:\n        assert 1 == 2\n"
+)
+"""The first error is what another one happened under."""
+
+
+def command(directory: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", RUN, "-q", "-c", "/dev/null", f"--rootdir={directory}", *arguments, str(directory)]
+
+
+PASS = "def test_it():\n    pass\n"
+BROKEN_PLUGIN = "def pytest_runtest_protocol():\n    raise RuntimeError\n"
+
+CASES = {
+    "pass": (PASS, "", Exit.OK),
+    "failure": ("def test_it():\n    assert 1 == 2\n", "", Exit.FAILED),
+    "crash": (raising("GuestCrashed"), "", Exit.GUEST_CRASH),
+    "timeout": (raising("TimedOut"), "", Exit.TIMEOUT),
+    "harness": (raising("HarnessError"), "", Exit.HARNESS),
+    "check": (raising("CheckFailed"), "", Exit.FAILED),
+    "timeout and crash": (raising("TimedOut") + raising("GuestCrashed", "test_more"), "", Exit.GUEST_CRASH),
+    "expected crash": (EXPECTED_CRASH, "", Exit.OK),
+    "several at once": (SEVERAL_AT_ONCE, "", Exit.GUEST_CRASH),
+    "consequence": (CONSEQUENCE, "", Exit.GUEST_CRASH),
+    "not importable": ("import nothing_that_is_there\n", "", Exit.HARNESS),
+    "no test": ("", "", Exit.HARNESS),
+    "fault of pytest": (PASS, BROKEN_PLUGIN, Exit.HARNESS),
+}
+DIFFERENT_WITH_WORKERS = ("timeout and crash", "consequence", "not importable", "no test", "fault of pytest")
+"""Where the way of the cause to the exit code is another one."""
 
 
 @pytest.mark.parametrize(
-    ("test", "plugin", "code"),
-    [
-        ("def test_it():\n    pass\n", "", Exit.OK),
-        ("def test_it():\n    assert 1 == 2\n", "", Exit.FAILED),
-        (raising("GuestCrashed"), "", Exit.GUEST_CRASH),
-        (raising("TimedOut"), "", Exit.TIMEOUT),
-        (raising("HarnessError"), "", Exit.HARNESS),
-        (raising("CheckFailed"), "", Exit.FAILED),
-        (raising("TimedOut") + raising("GuestCrashed").replace("test_it", "test_more"), "", Exit.GUEST_CRASH),
-        (EXPECTED_CRASH, "", Exit.OK),
-        ("", "", Exit.HARNESS),
-        ("def test_it():\n    pass\n", "def pytest_runtest_protocol():\n    raise RuntimeError\n", Exit.HARNESS),
-    ],
-    ids=[
-        *("pass", "failure", "crash", "timeout", "harness", "check", "timeout and crash"),
-        *("expected crash", "no test", "fault of pytest"),
-    ],
+    ("case", "workers"), [*((case, "0") for case in CASES), *((case, "2") for case in DIFFERENT_WITH_WORKERS)]
 )
-def test_exit_code(tmp_path: Path, test: str, plugin: str, code: Exit) -> None:
+def test_exit_code(tmp_path: Path, case: str, workers: str) -> None:
+    test, plugin, code = CASES[case]
     (tmp_path / "test_one.py").write_text(test)
     (tmp_path / "conftest.py").write_text(plugin)
     done = subprocess.run(
-        command(tmp_path),
+        command(tmp_path, "-n", workers),
         cwd=repository.ROOT,
         env={"PATH": ""},
         capture_output=True,
@@ -63,20 +84,9 @@ def test_exit_code(tmp_path: Path, test: str, plugin: str, code: Exit) -> None:
     assert done.returncode == code, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_run_through_its_fixtures(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "test_one.py").write_text(
-        "import pathlib, pytest, time\n"
-        f"HERE = pathlib.Path({str(tmp_path)!r})\n"
-        "@pytest.fixture(scope='session')\n"
-        "def machine():\n    yield\n    time.sleep(0.5)\n    (HERE / 'torn down').touch()\n"
-        "def test_it(machine):\n    (HERE / 'ready').touch()\n    time.sleep(600)\n"
-    )
-    running = subprocess.Popen(command(tmp_path), cwd=repository.ROOT, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "ready").exists():
-        assert running.poll() is None, running.communicate()[0]
-        time.sleep(0.02)
-    running.send_signal(number)
-    assert running.wait() == 128 + number, running.communicate()[0]
-    assert (tmp_path / "torn down").exists()
-    running.communicate()
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_cause_counts_when_the_first_failure_ends_the_run(tmp_path: Path, workers: str) -> None:
+    """pytest calls that an interrupt when it has workers."""
+    (tmp_path / "test_one.py").write_text(raising("TimedOut") + "def test_more():\n    pass\n")
+    done = subprocess.run(command(tmp_path, "-x", "-n", workers), cwd=repository.ROOT, capture_output=True, check=False)
+    assert done.returncode == Exit.TIMEOUT

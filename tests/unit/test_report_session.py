@@ -177,11 +177,21 @@ def test_it(guest):
 """
 
 
-@JOBS
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("whole_group", [False, True], ids=["controller", "group"])
+@pytest.mark.parametrize(
+    ("number", "whole_group", "jobs"),
+    [
+        (signal.SIGINT, True, 1),
+        (signal.SIGINT, True, 2),
+        (signal.SIGINT, False, 2),
+        (signal.SIGTERM, False, 1),
+        (signal.SIGTERM, False, 2),
+        (signal.SIGTERM, True, 2),
+        (signal.SIGHUP, True, 1),
+        (signal.SIGHUP, True, 2),
+    ],
+)
 def test_a_signal_ends_all_through_the_fixtures(
-    tmp_path: Path, jobs: int, number: signal.Signals, whole_group: bool
+    tmp_path: Path, number: signal.Signals, whole_group: bool, jobs: int
 ) -> None:
     """A terminal sends Ctrl-C to the whole group, `kill` to the one process."""
     inner = Inner(tmp_path, jobs=jobs).write("test_a.py", RESTING.format(here=str(tmp_path))).start()
