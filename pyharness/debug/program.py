@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import drgn
+from qemu.qmp import QMPError
 
 from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.modules import DRIVER, VMBUS
 from pyharness.errors import HarnessError, UsageError
-from pyharness.machine.vm import Machine
-
-_WANTED = ("hv_vmbus", "hv_azure_blob")
+from pyharness.machine.qmp import Qmp
 
 
 def open_dump(dump: Path, cache: Cache) -> drgn.Program:
@@ -30,34 +30,61 @@ def open_dump(dump: Path, cache: Cache) -> drgn.Program:
     program = drgn.Program()
     try:
         program.set_core_dump(dump)
-    except Exception as error:  # drgn passes libkdumpfile's complaints on as such
+    except Exception as error:  # what libkdumpfile complains of comes as such
         raise UsageError(f"cannot read {dump}: {error}", mend="name a dump that --dump has left") from error
-    if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
-        raise UsageError(
-            f"{dump} does not say which kernel it is of",
-            mend="the kernel says so once it has got through most of its boot (CONFIG_FW_CFG_SYSFS)",
-        )
+    _require_kernel(program, f"the dump {dump}")
     return _with_symbols(program, cache)
 
 
 @contextmanager
-def open_live(machine: Machine, cache: Cache) -> Iterator[drgn.Program]:
-    """The memory of a running guest, which stands still meanwhile.
+def open_live(debug_socket: Path, cache: Cache) -> Iterator[drgn.Program]:
+    """The memory of the running guest whose QEMU listens there (RunDir.debug_socket); it stands still meanwhile.
 
-    Raises HarnessError when the guest cannot be read, or the cache has no symbols for it.
+    Raises HarnessError when there is no such guest, or the cache has no symbols for it.
     """
-    with machine.paused(), socket.socket(socket.AF_UNIX) as qmp:
+    with _standing_still(debug_socket), socket.socket(socket.AF_UNIX) as qmp:
+        program = drgn.Program()
         try:
-            qmp.connect(str(machine.run_dir.debug_socket))
-            program = drgn.Program()
+            qmp.connect(str(debug_socket))
             program.set_qemu_qmp(os.dup(qmp.fileno()))  # it closes what it is given
         except (OSError, ValueError) as error:
-            raise HarnessError(f"drgn cannot read the guest's memory: {error}") from error
+            raise HarnessError(f"drgn cannot read the guest at {debug_socket}: {error}") from error
         try:
+            _require_kernel(program, "the guest")
             yield _with_symbols(program, cache)
         finally:
             # QEMU serves one client, and nobody knows when the last reference to the program goes.
             qmp.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _standing_still(debug_socket: Path) -> Iterator[None]:
+    """Stop the guest, unless somebody has."""
+    with closing(_connect(debug_socket)) as qmp:
+        running = qmp.execute("query-status")["running"]
+        if running:
+            qmp.execute("stop")
+    try:
+        yield
+    finally:
+        if running:
+            with closing(_connect(debug_socket)) as qmp:
+                qmp.execute("cont")
+
+
+def _connect(debug_socket: Path) -> Qmp:
+    try:
+        return Qmp(debug_socket)
+    except (OSError, QMPError) as error:
+        raise HarnessError(f"no guest answers at {debug_socket}: {error}") from error
+
+
+def _require_kernel(program: drgn.Program, what: str) -> None:
+    if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+        raise UsageError(
+            f"{what} does not say which kernel is in it",
+            mend="a kernel with CONFIG_FW_CFG_SYSFS=y and CONFIG_PROC_KCORE=y says so once it has booted",
+        )
 
 
 def _with_symbols(program: drgn.Program, cache: Cache) -> drgn.Program:
@@ -66,8 +93,8 @@ def _with_symbols(program: drgn.Program, cache: Cache) -> drgn.Program:
     for module, _ in program.loaded_modules():
         if isinstance(module, drgn.MainModule):
             _load(module, cache, "kernel", "vmlinux", "choose a kernel with symbols: Debian's have none")
-        elif module.name in _WANTED:
-            _load(module, cache, "module", f"{module.name}.debug.ko", "build its sources again")
+        elif module.name in (VMBUS, DRIVER):
+            _load(module, cache, "module", f"{module.name}.debug.ko", "build the same sources again")
     return program
 
 
@@ -79,4 +106,4 @@ def _load(module: drgn.Module, cache: Cache, kind: str, name: str, mend: str) ->
             module.try_file(path)
         if not module.wants_debug_file():
             return
-    raise HarnessError(f"the cache has no symbols for this build of {Path(name).stem.split('.')[0]}", mend=mend)
+    raise HarnessError(f"the cache has no symbols for this build of {module.name}", mend=mend)

@@ -151,7 +151,7 @@ def _short(value: Object, prefix: str) -> str:
     """The name of an enumerator without what all of its enumeration have in common."""
     names = {enumerator.value: enumerator.name for enumerator in value.type_.enumerators or ()}
     number = value.value_()
-    return names.get(number, str(number)).removeprefix(prefix).lower()
+    return str(names.get(number, number)).removeprefix(prefix).lower()
 
 
 def _requests(device: Object) -> Iterator[Request]:
@@ -210,7 +210,7 @@ def _render(device: Device) -> Iterator[str]:
     for request in device.requests:
         yield (
             f"    {request.guid} {request.state}, {request.age_ms} ms old, timeout {request.timeout_ms} ms, "
-            f"{request.request_len} bytes sent, {request.response_len} of response, {request.data_len} of data, "
+            f"{request.request_len} bytes of request, {request.response_len} of response, {request.data_len} of data, "
             f"{request.pinned_pages} pages pinned, {_named(request.caller) if request.caller else 'nobody waits'}"
         )
 

@@ -10,8 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -234,15 +234,6 @@ class Machine:
     def dump(self, path: Path) -> None:
         """Write the guest's memory to `path`, for drgn or crash(8). Raises HarnessError, on a full disk for one."""
         dump_memory(self.qmp, path, self.config.kernel.release)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The guest stands still, and its time with it."""
-        self.qmp.execute("stop")
-        try:
-            yield
-        finally:
-            self.qmp.execute("cont")
 
     def interact(self) -> None:
         """Give this process's terminal to a shell in the guest until that exits. Raises UsageError without one."""

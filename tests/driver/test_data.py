@@ -12,6 +12,7 @@ import pytest
 from pyharness.vsp.frames import MAX_IN_FLIGHT
 from pyharness.vsp.server import VspServer
 from tests.driver.lab import FIRST, Lab, outcome
+from tests.driver.memory import live
 from tests.driver.pattern import ORDER_SIZE
 from tests.driver.workload import PAGE
 
@@ -80,6 +81,10 @@ def test_more_callers_than_the_host_takes(lab: Lab, node: str, vsp: VspServer) -
     states = [row[1] for row in lab.pending()]
     assert (states.count("sent"), states.count("queued")) == (MAX_IN_FLIGHT, 30)
     assert len(vsp.in_flight) == MAX_IN_FLIGHT
+    if lab.machine.config.kernel.vmlinux:
+        requests = live(lab)[str(FIRST)].requests
+        assert [request.state for request in requests] == states
+        assert {request.caller and request.caller.pid for request in requests} == {callers.pid}
     vsp.behaviour = None
     for request in held:
         vsp.backend.handle(request)
