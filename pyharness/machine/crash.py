@@ -16,6 +16,8 @@ from enum import Enum, StrEnum
 
 # What a WARN was given to say stands between "cut here" and the WARNING (up to 6.x), or below that.
 _TEXT_WITHIN = 3
+# UBSAN names a file by where it was compiled, which is gone.
+_BUILD_DIRECTORY = re.compile(r"/\S*/module\.\w+/sources/")
 _CUT_HERE = re.compile(r"-+\[ cut here \]-+$")
 
 _RULER = r"={40,}$"
@@ -369,7 +371,8 @@ class CrashDetector:
         return report.pattern.text and pattern.kind is Kind.WARNING
 
     def _begin(self, pattern: Pattern, message: str, line: str) -> None:
-        splat = Splat(pattern.kind, pattern.severity, message, [*self._cut, line])
+        headline = _BUILD_DIRECTORY.sub("", message)
+        splat = Splat(pattern.kind, pattern.severity, headline, [*self._cut, line])
         self._open, self._cut = _Report(splat, pattern), []
         if pattern.severity is Severity.FATAL:
             self.fatal = splat

@@ -88,6 +88,7 @@ SURVIVED = (
     Fault("kept-lock", Kind.LOCKDEP, "lock held when returning to user space", "PROVE_LOCKING"),
     Fault("unbalanced-unlock", Kind.LOCKDEP, "bad unlock balance", "PROVE_LOCKING"),
 )
+# tests/planted shows what becomes of a leak: it takes kmemleak a while to find one.
 WITHOUT_A_ROW = {"leak", "triple-fault", "unload-leftover"}
 
 
@@ -214,15 +215,3 @@ def test_what_a_module_leaves_behind_is_named_by_its_line(victim: Victim, prepar
     assert re.search(
         r"kernel/provoke/hv_provoke\.c:\d+ module hv_provoke func:unload_leftover has", caught.value.message
     )
-
-
-def test_a_leak_is_named_by_the_stack_of_its_allocation(victim: Victim, prepared: Prepared) -> None:
-    need(prepared.kernel, "DEBUG_KMEMLEAK")
-    machine = victim.fit(fresh=True)
-    judge = Judge(machine)
-    judge.begin("leak")
-    commit(machine, "leak")
-    with pytest.raises(GuestCrashed) as caught:
-        judge.finish()
-    assert caught.value.kind is Kind.KMEMLEAK
-    assert re.search(r"kernel/provoke/hv_provoke\.c:\d+  leak \[hv_provoke\]", caught.value.detail)

@@ -119,6 +119,11 @@ def test_a_list_corruption_of_a_warning_is_fatal() -> None:
     assert len(detector.fatal.lines) == 5
 
 
+def test_a_headline_names_no_directory_that_is_gone() -> None:
+    (splat,) = feed("UBSAN: shift-out-of-bounds in /var/cache/tmp/module.4d76/sources/kernel/a.c:103:2").warnings
+    assert splat.headline == "UBSAN: shift-out-of-bounds in kernel/a.c:103:2"
+
+
 CORPUS: dict[str, list[Kind]] = {
     # What hv_provoke's fault of that name makes the kernel say, from the loading of the module on.
     "atomic-lock-sleep": [Kind.ATOMIC_SLEEP, Kind.LOCKDEP],
