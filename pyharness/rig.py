@@ -14,6 +14,7 @@ from pyharness.errors import CheckFailed
 from pyharness.judge import Judge
 from pyharness.machine.accel import Accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
+from pyharness.machine.gdb import wait_for_gdb
 from pyharness.machine.vm import Machine
 from pyharness.progress import Progress
 from pyharness.vsp.backends.memory import MemoryBackend
@@ -25,6 +26,9 @@ INSTANCE = uuid.UUID("0c9d2a6e-2f3b-4f8e-9a53-6d5f5b1e0a01")
 VMBUS, DRIVER = "hv_vmbus", "hv_azure_blob"
 NODE = "/dev/azure_blob"
 _NODE_TIMEOUT_S = 60.0
+_GDB_WAITS = """\
+the guest waits for gdb; attach it from another terminal, set breakpoints, and let the guest go on with `continue`:
+  {command}"""
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,14 @@ def rig(
     progress: Progress,
     *,
     cold: bool = False,
+    dump: bool = False,
+    gdb: bool = False,
     identify: Callable[[Modules], None] = lambda _: None,
 ) -> Iterator[Rig]:
     """Start a guest, attach a VSP with an empty object store, load the modules; nothing is left running afterwards.
 
-    The guest starts while the modules are still building; `identify` is told of them before they are loaded.
+    The guest starts while the modules are still building; `identify` is told of them before they are loaded. With
+    `dump` a crash leaves the guest's memory beside the logs; with `gdb` the guest waits for gdb once they are loaded.
     """
     config = MachineConfig(
         kernel=prepared.kernel,
@@ -95,6 +102,9 @@ def rig(
         accelerator=accelerator,
         blob_devices=(BlobDevice(INSTANCE),),
         cold=cold,
+        dump_on_crash=dump,
+        # Who holds the guest at a breakpoint decides how long a call takes.
+        call_timeout_s=None if gdb else MachineConfig.call_timeout_s,
     )
     machine = Machine(config)
     try:
@@ -107,6 +117,9 @@ def rig(
             identify(prepared.modules)
             with progress.stage("load"):
                 running.load()
+            if gdb:
+                with progress.stage("gdb"):
+                    wait_for_gdb(machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
             yield running
     finally:
         machine.stop()

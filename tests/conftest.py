@@ -54,6 +54,7 @@ def config(prepared: Prepared, pytestconfig: pytest.Config) -> MachineConfig:
         root_image=prepared.root_image,
         accelerator=choose_accelerator(),
         cold=subjects.cold,
+        dump_on_crash=subjects.dump,
         before_stop=(Collector(subjects.counters).collect,) if subjects.counters and counts else (),
     )
 

@@ -62,6 +62,23 @@ def add_qemu(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_debugging(parser: argparse.ArgumentParser) -> None:
+    """--dump and --gdb."""
+    add_dump(parser)
+    parser.add_argument(
+        "--gdb", action="store_true", help="wait for gdb once the modules are loaded, and say how to attach it"
+    )
+
+
+def add_dump(parser: argparse.ArgumentParser) -> None:
+    """--dump."""
+    parser.add_argument(
+        "--dump",
+        action="store_true",
+        help="leave the memory of a guest that crashes or hangs beside its logs, for `pyharness inspect`",
+    )
+
+
 def add_cold(parser: argparse.ArgumentParser) -> None:
     """--cold."""
     parser.add_argument("--cold", action="store_true", help="boot instead of restoring the snapshot of an earlier boot")

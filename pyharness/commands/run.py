@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_kernel(parser)
     options.add_qemu(parser)
     options.add_cold(parser)
+    options.add_debugging(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -83,9 +84,9 @@ def execute(args: argparse.Namespace) -> Exit:
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
         prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
         _identify(prepared, report, progress)
-        name_modules = partial(_identify_modules, report, progress)
+        start = partial(rig, prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb)
         with (
-            rig(prepared, accelerator, progress, cold=args.cold, identify=name_modules) as running,
+            start(identify=partial(_identify_modules, report, progress)) as running,
             given or _open(prepared.modules.vmbus.debug) as source,
             _judged(running, report, progress),
         ):

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_kernel(parser)
     options.add_qemu(parser)
     options.add_cold(parser)
+    options.add_debugging(parser)
 
 
 def execute(args: argparse.Namespace) -> Exit:
@@ -32,7 +33,10 @@ def execute(args: argparse.Namespace) -> Exit:
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
-    with rig(prepared, accelerator, progress, cold=args.cold) as running:
+    with rig(prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb) as running:
+        if prepared.kernel.vmlinux:
+            socket = running.machine.run_dir.debug_socket
+            progress.line(f"what the driver holds, from another terminal: pyharness inspect {socket}")
         progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
         running.machine.interact()
     return Exit.OK

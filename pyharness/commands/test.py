@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that runs the suite."""
     options.add_cold(parser)
+    options.add_dump(parser)
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JUnit XML, KTAP and metadata.json into DIR")
     parser.add_argument(
         "-j",
@@ -101,7 +102,7 @@ def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, k
     if report:
         report.subjects, report.accelerator = subjects, accelerator
     os.chdir(repository.ROOT)
-    return Session(args.pytest_args, subjects, args.jobs, args.cold, report, recorder)
+    return Session(args.pytest_args, subjects, args.jobs, args.cold, report, recorder, dump=args.dump)
 
 
 def _identify(subject: Subject, progress: Progress) -> None:

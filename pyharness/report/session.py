@@ -37,6 +37,7 @@ class Session:
     recorder: Recorder = field(default_factory=Recorder)
     coverage: dict[str, Coverage] = field(default_factory=dict)
     """By kernel, of those that count."""
+    dump: bool = False
     _counters: Path | None = None
 
     def run(self) -> int:
@@ -61,7 +62,7 @@ class Session:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Give the session its kernels, and the recorder their names."""
         if self.subjects:
-            config.stash[SUBJECTS] = Subjects.of(self.subjects, cold=self.cold, counters=self._counters)
+            config.stash[SUBJECTS] = Subjects.of(self.subjects, self.cold, self._counters, self.dump)
         self.recorder.kernel_of = subjects_of(config).named_in
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

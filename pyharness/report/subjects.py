@@ -71,19 +71,24 @@ class Subjects:
         ready: Mapping[str, Subject] | None = None,
         cold: bool = False,
         counters: Path | None = None,
+        dump: bool = False,
     ) -> None:
-        """`cold` machines boot; `counters` is the directory in which to collect what kernels with gcov have counted."""
+        """`cold` machines boot; those that crash leave their memory with `dump`.
+
+        `counters` is the directory in which to collect what kernels with gcov have counted.
+        """
         self.names = tuple(names)
         self.cold = cold
         self.counters = counters
+        self.dump = dump
         self._ready = dict(ready or {})
         if len(set(self.names)) < len(self.names):
             raise UsageError("a kernel is named twice", mend="name each kernel once; a tree must not be called as one")
 
     @classmethod
-    def of(cls, subjects: Sequence[Subject], cold: bool, counters: Path | None) -> Subjects:
+    def of(cls, subjects: Sequence[Subject], cold: bool, counters: Path | None, dump: bool) -> Subjects:
         """Kernels that are ready."""
-        return cls([one.name for one in subjects], {one.name: one for one in subjects}, cold, counters)
+        return cls([one.name for one in subjects], {one.name: one for one in subjects}, cold, counters, dump)
 
     def __getitem__(self, name: str) -> Subject:
         if name not in self._ready:
