@@ -20,6 +20,7 @@ import pytest
 from pyharness import cli, repository
 from pyharness.commands import check, clean, run
 from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, TimedOut
+from pyharness.progress import Progress
 from pyharness.rig import Rig
 
 NOBODY = 65534
@@ -143,20 +144,25 @@ def test_report_to_a_pipe_is_written_once_and_replaces_nothing(tmp_path: Path) -
     assert pipe.is_fifo()
 
 
-def test_the_driver_is_to_blame_for_what_the_guest_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_is_to_blame_for_what_the_guest_raises() -> None:
     guest = SimpleNamespace(dmesg=lambda start=0: ["a line of the log"][start:])
-    machine = SimpleNamespace(guest=guest, console=SimpleNamespace(warnings=[]))
-    running = SimpleNamespace(machine=machine, warnings=lambda: ["a warning"])
-    report = run.Report()
-    with pytest.raises(CheckFailed, match="Input/output error"), run._judged(cast(Rig, running), report):
+    verdicts: list[HarnessError] = []
+
+    def verdict() -> None:
+        if verdicts:
+            raise verdicts[0]
+
+    judge = SimpleNamespace(verdict=verdict, finish=lambda: None)
+    running = SimpleNamespace(machine=SimpleNamespace(guest=guest), warnings=lambda: ["a warning"], judge=judge)
+    report, progress = run.Report(), Progress(quiet=True)
+    with pytest.raises(CheckFailed, match="Input/output error"), run._judged(cast(Rig, running), report, progress):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     assert report.kernel_warnings == ["a warning"]
-    with pytest.raises(CheckFailed, match="1 warnings"), run._judged(cast(Rig, running), report):
+    with run._judged(cast(Rig, running), report, progress):
         pass
-    machine.console.warnings.append(SimpleNamespace(kind="lockdep", text="the splat"))
-    with pytest.raises(GuestCrashed, match="lockdep") as crashed, run._judged(cast(Rig, running), report):
+    verdicts.append(GuestCrashed("the guest's kernel reported lockdep"))
+    with pytest.raises(GuestCrashed, match="lockdep"), run._judged(cast(Rig, running), report, progress):
         pass
-    assert crashed.value.detail == "the splat"
 
 
 def test_report_is_written_for_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
