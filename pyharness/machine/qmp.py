@@ -118,9 +118,22 @@ class Qmp:
         except TimeoutError as error:
             future.cancel()
             raise TimedOut(f"QEMU did not answer on QMP within {timeout_s:g} s") from error
+        except BaseException:
+            future.cancel()  # interrupted
+            raise
 
     def _stop_loop(self) -> None:
+        with suppress(Exception):
+            asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(_CLOSE_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+
+async def _end_tasks() -> None:
+    """Let what is under way end: a loop that is closed before complains of it."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

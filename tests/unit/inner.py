@@ -7,18 +7,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyharness import repository
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.modules import Module, Modules
 from pyharness.artifacts.prepare import Prepared
@@ -28,10 +24,7 @@ from pyharness.machine.accel import Accelerator
 from pyharness.report.directory import ReportDirectory
 from pyharness.report.session import Session
 from pyharness.report.subjects import Subject
-
-# Ends only a wait that would last for ever; no verdict depends on it.
-PATIENCE_S = 120.0
-MARK = "PYHARNESS_INNER_SESSION"
+from tests.marked import PATIENCE_S, Marked
 
 CONFTEST = "from tests.conftest import kernel_choice, prepared, subject\n"
 
@@ -59,9 +52,7 @@ class Inner:
     jobs: int = 1
     report: Path | None = None
     arguments: tuple[str, ...] = ()
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    output: str = ""
-    process: subprocess.Popen[str] | None = None
+    running: Marked | None = None
 
     def write(self, name: str, text: str, conftest: str = CONFTEST) -> Inner:
         """Add a file of tests."""
@@ -87,58 +78,27 @@ class Inner:
         )
         return [sys.executable, "-m", "tests.unit.inner", str(spec)]
 
-    def start(self) -> Inner:
-        """Begin it, with a mark in its environment that every process of it inherits."""
-        with (self.directory / "output").open("w") as output:
-            self.process = subprocess.Popen(
-                self.command(),
-                cwd=repository.ROOT,
-                env={**os.environ, MARK: self.mark},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        return self
-
-    def finish(self) -> int:
-        """Wait for its end."""
-        assert self.process
-        try:
-            return self.process.wait(PATIENCE_S)
-        finally:
-            self.output = (self.directory / "output").read_text()
+    def start(self) -> Marked:
+        """Begin it."""
+        self.running = Marked(self.command(), self.directory / "output")
+        return self.running
 
     def run(self) -> int:
         """From start to end."""
         return self.start().finish()
 
+    @property
+    def output(self) -> str:
+        """What it has said."""
+        return (self.directory / "output").read_text()
+
     def wait_for(self, name: str, count: int = 1) -> None:
         """Wait until this many files match the pattern `name` in the directory."""
-        assert self.process
+        assert self.running
         deadline = time.monotonic() + PATIENCE_S
         while len(list(self.directory.glob(name))) < count:
-            assert self.process.poll() is None, (self.directory / "output").read_text()
-            assert time.monotonic() < deadline, (self.directory / "output").read_text()
-            time.sleep(0.02)
-
-    def processes(self) -> list[int]:
-        """Every live process of the session, however it was re-parented."""
-        found = []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"{MARK}={self.mark}".encode() in environment.read_bytes().split(b"\0"):
-                    found.append(int(environment.parent.name))
-            except OSError:
-                continue  # it has ended, or is another user's
-        return found
-
-    def wait_until_gone(self) -> None:
-        """Wait until no process of it is left."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.processes():
-            assert time.monotonic() < deadline, f"left running: {self.processes()}"
+            assert self.running.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
             time.sleep(0.02)
 
     @property

@@ -23,7 +23,8 @@ from pyharness.report.faults import Fault
 from pyharness.report.ktap import ktap
 from pyharness.report.recorder import Outcome, Recorder, Result
 from pyharness.report.session import Session
-from tests.unit.inner import PATIENCE_S, Inner, fake_subject
+from tests.marked import PATIENCE_S
+from tests.unit.inner import Inner, fake_subject
 
 JOBS = pytest.mark.parametrize("jobs", [1, 2])
 

@@ -194,22 +194,22 @@ def test_a_signal_ends_all_through_the_fixtures(
     tmp_path: Path, number: signal.Signals, whole_group: bool, jobs: int
 ) -> None:
     """A terminal sends Ctrl-C to the whole group, `kill` to the one process."""
-    inner = Inner(tmp_path, jobs=jobs).write("test_a.py", RESTING.format(here=str(tmp_path))).start()
+    inner = Inner(tmp_path, jobs=jobs).write("test_a.py", RESTING.format(here=str(tmp_path)))
+    running = inner.start()
     inner.wait_for("ready-*", jobs)
-    assert inner.process
-    (os.killpg if whole_group else os.kill)(inner.process.pid, number)
-    assert inner.finish() == 128 + number, inner.output
-    inner.wait_until_gone()
+    (os.killpg if whole_group else os.kill)(running.process.pid, number)
+    assert running.finish() == 128 + number, inner.output
+    running.wait_until_gone()
     assert len(list(tmp_path.glob("torn-down-*"))) == jobs
     assert "Traceback" not in inner.output
     assert re.search(r"^=+ 1?.* in [0-9.]+s.* =+$", inner.output, re.MULTILINE), "pytest's own summary"
 
 
 def test_workers_of_a_killed_controller_end_through_their_fixtures(tmp_path: Path) -> None:
-    inner = Inner(tmp_path, jobs=2).write("test_a.py", RESTING.format(here=str(tmp_path))).start()
+    inner = Inner(tmp_path, jobs=2).write("test_a.py", RESTING.format(here=str(tmp_path)))
+    running = inner.start()
     inner.wait_for("ready-*", 2)
-    assert inner.process
-    inner.process.kill()
-    inner.finish()
-    inner.wait_until_gone()
+    running.process.kill()
+    running.finish()
+    running.wait_until_gone()
     assert len(list(tmp_path.glob("torn-down-*"))) == 2
