@@ -15,7 +15,7 @@ import pytest
 
 from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
 from pyharness.machine.config import MachineConfig
-from pyharness.machine.crash import Severity
+from pyharness.machine.crash import Kind, Severity
 from pyharness.machine.vm import Machine, State
 
 pytestmark = pytest.mark.default_kernel_only("how an end is noticed does not depend on the kernel that ends")
@@ -39,7 +39,7 @@ def test_a_panic_in_a_call_is_raised_by_that_call(doomed: Machine) -> None:
     with pytest.raises(GuestCrashed) as caught:
         sysrq(doomed, "c")
     assert time.monotonic() - started < NOTICE_S
-    assert caught.value.exit_code == Exit.GUEST_CRASH
+    assert (caught.value.exit_code, caught.value.kind) == (Exit.GUEST_CRASH, Kind.PANIC)
     assert "sysrq triggered crash" in caught.value.message and "\n" not in caught.value.message
     assert "Call Trace:" in caught.value.detail and "sysrq_handle_crash" in caught.value.detail
     assert doomed.state is State.CRASHED
@@ -76,7 +76,7 @@ def test_a_power_off_is_named(doomed: Machine) -> None:
     with pytest.raises(HarnessError, match="powered itself off") as caught:
         sysrq(doomed, "o")
         doomed.guest.module("time").sleep(60)
-    assert caught.value.exit_code == Exit.HARNESS
+    assert (caught.value.exit_code, caught.value.kind) == (Exit.HARNESS, Kind.POWER_OFF)
     assert doomed.state is State.FAILED
 
 
@@ -85,7 +85,7 @@ def test_a_killed_qemu_is_a_fault_of_the_harness(doomed: Machine) -> None:
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     with pytest.raises(HarnessError, match="QEMU was killed by SIGKILL") as caught:
         doomed.guest.module("time").sleep(60)
-    assert caught.value.exit_code == Exit.HARNESS
+    assert (caught.value.exit_code, caught.value.kind) == (Exit.HARNESS, Kind.QEMU_DEATH)
 
 
 def test_a_warning_ends_nothing_and_is_collected(doomed: Machine) -> None:
@@ -121,13 +121,14 @@ def test_a_call_that_hangs_times_out_with_the_console(config: MachineConfig) -> 
 
 def test_a_guest_that_never_boots_times_out_with_its_console(config: MachineConfig) -> None:
     """The kernel runs `cat` on its console instead of the initramfs's /init."""
-    stuck = replace(config, kernel_args=("rdinit=/bin/cat",), boot_timeout_s=25.0)
+    timeout_s = 120.0 if config.kernel.judges else 25.0
+    stuck = replace(config, kernel_args=("rdinit=/bin/cat",), boot_timeout_s=timeout_s, cold=True)
     started = time.monotonic()
     machine = Machine(stuck)
     with pytest.raises(TimedOut, match="the guest to boot") as caught, machine:
         pass
-    assert time.monotonic() - started < 60
-    assert caught.value.exit_code == Exit.TIMEOUT
+    assert time.monotonic() - started < timeout_s + 35
+    assert (caught.value.exit_code, caught.value.kind) == (Exit.TIMEOUT, Kind.BOOT_HANG)
     assert "Run /bin/cat as init process" in caught.value.detail
     assert not Path(f"/proc/{machine.console.pid}").exists()
 
