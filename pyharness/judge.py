@@ -100,7 +100,7 @@ class Leak:
 
 _LEAK = re.compile(
     r"^unreferenced object (?P<address>0x[0-9a-f]+) \(size (?P<size>\d+)\):\n"
-    r"  comm .*, jiffies (?P<jiffies>\d+).*\n(?:    ?.*\n?)*",
+    r"  comm .*, jiffies (?P<jiffies>\d+).*\n(?:  .*\n?)*",
     re.MULTILINE,
 )
 
@@ -150,8 +150,7 @@ class Judge:
             if not any(part in message.text for part in tolerated)
         ]
         if warnings:
-            count = f"{len(warnings)} warnings" if len(warnings) > 1 else "a warning"
-            raise CheckFailed(f"the guest's kernel gave {count}: {warnings[0]}", detail="\n".join(warnings))
+            raise CheckFailed(f"the guest's kernel warned: {warnings[0]}{_more(warnings)}", detail="\n".join(warnings))
         self._passed = not tolerated_reports
 
     def finish(self) -> None:
@@ -190,17 +189,24 @@ class Judge:
             if not faults:
                 return
             if time.monotonic() > deadline:
-                more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-                raise CheckFailed(faults[0] + more, detail="\n".join(faults))
+                raise CheckFailed(faults[0] + _more(faults), detail="\n".join(faults))
             time.sleep(_POLL_S)
 
     def _check_splats(self, tolerated_reports: Sequence[str]) -> None:
         """The log is read rather than the console, which may lag behind it."""
         self._machine.check()
-        for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages))):
-            if not any(part in splat.text for part in tolerated_reports):
-                message = f"the guest's kernel reported {splat.kind}: {splat.headline}"
-                raise GuestCrashed(message, detail=self._machine.explain(splat.text), kind=splat.kind)
+        splats = [
+            splat
+            for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages)))
+            if not any(part in splat.text for part in tolerated_reports)
+        ]
+        if splats:
+            first = splats[0]
+            raise GuestCrashed(
+                f"the guest's kernel reported {first.kind}: {first.headline}{_more(splats)}",
+                detail="\n\n".join(self._machine.explain(splat.text) for splat in splats),
+                kind=first.kind,
+            )
 
     def _leaks(self) -> dict[tuple[str, int], Leak]:
         """What a scan reports of what was allocated since the first mark: the rest is the boot's."""
@@ -210,9 +216,8 @@ class Judge:
     def _leaked(self, leaks: Sequence[Leak]) -> GuestCrashed:
         names = [self._blame(leak) for leak in leaks]
         first = leaks[0]
-        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
         return GuestCrashed(
-            f"kmemleak: {first.size} bytes allocated by {first.culprit} leaked in {names[0]}{more}",
+            f"kmemleak: {first.size} bytes allocated by {first.culprit} leaked in {names[0]}{_more(leaks)}",
             detail="\n\n".join(
                 f"in {name}:\n{self._machine.explain(leak.text)}" for name, leak in zip(names, leaks, strict=True)
             ),
@@ -223,3 +228,7 @@ class Judge:
         """The name of the interval in which it was allocated."""
         begins = [jiffies for jiffies, _ in self._marks]
         return self._marks[bisect_right(begins, leak.jiffies) - 1][1]
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -255,12 +255,12 @@ static DEFINE_SPINLOCK(planted);
 """,
                 """
 	spin_lock_bh(&dev->lock);
-	kvfree(kvmalloc(64, GFP_KERNEL));
+	cond_resched();
 	switch (req->state) {
 """,
             ),
         ),
-        said="atomic sleep: BUG: sleeping function called from invalid context",
+        said="atomic sleep: BUG: sleeping function called from invalid context at kernel/hv_azure_blob.c:",
         shown="az_blob_execute",
         kind=Kind.ATOMIC_SLEEP,
     ),
