@@ -184,6 +184,9 @@ def test_a_crash_ends_its_test(victim: Victim, prepared: Prepared, fault: Fault)
         machine.guest.module("pathlib").Path(limit).write_text(value)
     with pytest.raises(GuestCrashed) as caught:
         commit(machine, fault.name)
+        # The kernel itself may go on, until what it has said is read.
+        assert machine.console.wait_end(PATIENCE_S)
+        machine.check()
     splat = machine.console.splat
     assert splat and time.monotonic() - splat.seen < NOTICE_S
     check(caught.value, fault, machine)
