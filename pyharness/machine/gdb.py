@@ -36,13 +36,13 @@ def wait_for_gdb(machine: Machine, tell: Callable[[str], None]) -> None:
     run_dir = machine.run_dir
     commands = gdb_commands(run_dir.gdb_socket, machine.config.kernel.vmlinux, loaded_modules(machine))
     run_dir.gdb_commands.write_text(commands)
-    before = _resumptions(machine)
-    machine.qmp.execute("stop")
     answer = machine.qmp.execute(
         "human-monitor-command", command_line=f'gdbserver "unix:{quote(run_dir.gdb_socket)},server=on,wait=off"'
     )
     if not run_dir.gdb_socket.exists():
         raise HarnessError(f"QEMU does not listen for gdb: {answer.strip()}")
+    before = _resumptions(machine)
+    machine.qmp.execute("stop")
     tell(f"gdb -x {run_dir.gdb_commands}")
     while _resumptions(machine) == before:
         machine.check()
