@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from xdist.report import report_collection_diff
@@ -14,20 +14,25 @@ from xdist.workermanage import WorkerController
 # A worker starts a test only when it knows the next one, or that there is none: so it needs one in reserve.
 _RESERVE = 2
 
+# Tests handed out at a time. A worker stays with a file, but when another one has nothing left to do it can have the
+# rest of it: so both end within a few tests of each other.
+_AT_ONCE = 8
+
 
 @dataclass
 class Unit:
-    """The tests of one file on one kernel, as indices into the collection."""
+    """Some tests of one file on one kernel, as indices into the collection."""
 
     kernel: str
     file: str
-    indices: list[int] = field(default_factory=list)
+    indices: list[int]
 
 
 class KernelScheduling:
     """Hands out units; has what `xdist.scheduler.protocol.Scheduling` asks for.
 
-    A worker without work takes the next unit of its kernel, then of none, then of the kernel that fewest others run.
+    A worker without work takes the next unit of its kernel, then of one that no other worker runs, then of none, and
+    helps another worker at last.
     """
 
     def __init__(self, config: pytest.Config, kernel_of: Callable[[str], str]) -> None:
@@ -118,12 +123,15 @@ class KernelScheduling:
 
     def _split(self, indices: Sequence[int]) -> list[Unit]:
         assert self._collection is not None
-        units: dict[tuple[str, str], Unit] = {}
+        files: dict[tuple[str, str], list[int]] = {}
         for index in indices:
             nodeid = self._collection[index]
-            key = self._kernel_of(nodeid), nodeid.partition("::")[0]
-            units.setdefault(key, Unit(*key)).indices.append(index)
-        return list(units.values())
+            files.setdefault((self._kernel_of(nodeid), nodeid.partition("::")[0]), []).append(index)
+        return [
+            Unit(kernel, file, tests[first : first + _AT_ONCE])
+            for (kernel, file), tests in files.items()
+            for first in range(0, len(tests), _AT_ONCE)
+        ]
 
     def _supply(self, node: WorkerController) -> None:
         if node.shutting_down or self._collections.get(node) != self._collection:
@@ -137,9 +145,9 @@ class KernelScheduling:
         others = Counter(kernel for other, kernel in self._kernel.items() if other in self._pending and other != node)
         waiting = Counter(unit.kernel for unit in self._units)
 
-        def preference(unit: Unit) -> tuple[bool, bool, int, int]:
-            mine = unit.kernel == self._kernel.get(node)
-            return not mine, bool(unit.kernel) != (node not in self._kernel), others[unit.kernel], -waiting[unit.kernel]
+        def preference(unit: Unit) -> tuple[bool, bool, bool, int]:
+            kernel = unit.kernel
+            return kernel != self._kernel.get(node), others[kernel] > 0, not kernel, -waiting[kernel]
 
         unit = min(self._units, key=preference)
         self._units.remove(unit)
