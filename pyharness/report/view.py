@@ -93,7 +93,8 @@ class View:
             self._erase()
 
     def _finish(self, nodeid: str) -> None:
-        self._running.pop(nodeid, None)
+        with self._lock:
+            self._running.pop(nodeid, None)
         self._finished.add(nodeid)
         results = self.recorder.results
         own = results[nodeid]
@@ -125,7 +126,7 @@ class View:
 
     def _window(self) -> list[str]:
         now = time.monotonic()
-        counted = Counter(result.outcome for result in self.recorder.results.values())
+        counted = Counter(result.outcome for result in list(self.recorder.results.values()))
         told = ", ".join(f"{counted[outcome]} {outcome.value}" for outcome in Outcome if outcome not in _NOT_TOLD)
         minutes, seconds = divmod(int(now - self._began), 60)
         total = sum(counted.values())
@@ -152,7 +153,7 @@ class View:
             self._erase()
             self.stream.write("".join(f"{line}\n" for line in lines))
             self.stream.flush()
-            if self._ticker:
+            if self._ticker and not self._end.is_set():
                 self._draw()
 
     def _paint(self, text: str, code: str) -> str:
