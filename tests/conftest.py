@@ -11,6 +11,7 @@ import pytest
 from pyharness.artifacts.prepare import Prepared
 from pyharness.artifacts.qemu import Qemu
 from pyharness.coverage import Collector
+from pyharness.judge import Judge
 from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
@@ -65,6 +66,7 @@ class SharedMachine:
 
     config: MachineConfig
     machine: Machine | None = None
+    judge: Judge | None = None
 
     def running(self) -> Machine:
         if self.machine and self.machine.failure:
@@ -72,12 +74,13 @@ class SharedMachine:
         if self.machine is None:
             self.machine = Machine(self.config)
             self.machine.start()
+            self.judge = Judge(self.machine)
         return self.machine
 
     def stop(self) -> None:
         if self.machine:
             self.machine.stop()
-            self.machine = None
+            self.machine = self.judge = None
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +94,11 @@ def shared_machine(config: MachineConfig) -> Iterator[SharedMachine]:
 
 
 @pytest.fixture
-def machine(shared_machine: SharedMachine) -> Iterator[Machine]:
-    """The session's machine; the test fails when the kernel warned during it."""
+def machine(shared_machine: SharedMachine, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The session's machine; the judge sees that the test leaves it as it was."""
     machine = shared_machine.running()
-    messages, splats = len(machine.guest.dmesg()), len(machine.console.warnings)
+    judge = shared_machine.judge
+    assert judge
+    judge.begin(request.node.nodeid)
     yield machine
-    machine.check()
-    assert not machine.console.warnings[splats:], machine.console.warnings[splats].text
-    assert machine.guest.warnings(messages) == []
+    judge.verdict()

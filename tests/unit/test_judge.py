@@ -25,7 +25,7 @@ IDLE: Rows = (
     ("memory", (("kernel/hv_azure_blob.c:812 az_blob_probe", 1024),)),
 )
 
-# As the debug kernel printed it.
+# In the format of mm/kmemleak.c.
 REPORT = """\
 unreferenced object 0xff11000003b0e2a0 (size 16):
   comm "py thon3", pid 53, jiffies 4294941100
