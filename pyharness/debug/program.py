@@ -31,7 +31,9 @@ def open_dump(dump: Path, cache: Cache) -> drgn.Program:
     try:
         program.set_core_dump(dump)
     except Exception as error:  # what libkdumpfile complains of comes as such
-        raise UsageError(f"cannot read {dump}: {error}", mend="name a dump that --dump has left") from error
+        raise UsageError(
+            f"cannot read {dump}: {error}", mend="name a dump that --dump has left, of a kernel with symbols"
+        ) from error
     _require_kernel(program, f"the dump {dump}")
     return _with_symbols(program, cache)
 
