@@ -49,7 +49,7 @@ KERNELS: dict[str, DebianKernel | SourceKernel] = {
         summary="the judge: KASAN, lockdep, kmemleak, UBSAN, fault injection, coverage",
         release="bookworm",
         source=r"linux-source-6\.12",
-        configs=("guest", "hyperv-6", "debug"),
+        configs=("guest", "linux-6", "debug"),
     ),
     "lean-7": SourceKernel(
         summary="the newest 7.x that Debian has, configured for the guest alone",

@@ -154,7 +154,7 @@ def ensure_tree_kernel(tree: KernelTree, cache: Cache, progress: Progress) -> Ke
     name = source.name
     numbers = re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", (source / "Makefile").read_text(), re.M)
     split = re.search(r"^config HYPERV_VMBUS$", (source / "drivers/hv/Kconfig").read_text(), re.M)
-    platform = "linux-7" if split else "hyperv-6"
+    platform = "linux-7" if split else "linux-6"
     configs = [CONFIGS / "guest.config", CONFIGS / f"{platform}.config", *tree.configs]
     for config in configs:
         if not config.is_file():
