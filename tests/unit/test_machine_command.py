@@ -29,6 +29,8 @@ def run_dir() -> Iterator[RunDir]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> MachineConfig:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "config-6.12.1").write_text("CONFIG_SMP=y\n")
     return MachineConfig(
         kernel=Kernel("6.12", "k", "6.12.1", "6.12.1-1", "gcc", tmp_path, tmp_path, tmp_path),
         qemu=Qemu(Path("/bin/qemu"), Path("/firmware"), "10.0", "q"),
