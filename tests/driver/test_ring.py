@@ -20,10 +20,14 @@ from pyharness.debug.program import open_live
 from pyharness.debug.survey import survey
 from pyharness.machine.vm import Machine
 from tests.driver.lab import FIRST, Lab
+from tests.driver.workload import PAGE
 
 COMPLAINT = "outbound ring indices out of range"
 
-_READ_INDEX = 4  # in struct hv_ring_buffer
+RING_SIZE = 128 << 10
+"""Of one direction; its first page holds the indices."""
+
+_INDEX = struct.Struct("<I")  # struct hv_ring_buffer begins with the write index and the read index
 _LOW_RAM = 2 << 30  # up to here the guest's addresses are offsets in QEMU's memory file
 
 
@@ -49,20 +53,69 @@ def guest_ram(machine: Machine) -> Iterator[mmap.mmap]:
         yield memory
 
 
-def test_read_index_outside_of_the_ring(lab: Lab, node: str, ring: int) -> None:
+class SpoiltRing:
+    """The indices of a ring, each a word in the guest's memory. The guest moves the one, the host the other."""
+
+    def __init__(self, memory: mmap.mmap, ring: int) -> None:
+        self._memory = memory
+        self._ring = ring
+        self._good: int | None = None
+        """The host's index, while it is spoilt."""
+
+    @property
+    def write_index(self) -> int:
+        return int(_INDEX.unpack_from(self._memory, self._ring)[0])
+
+    def read_index(self, value: int) -> None:
+        place = self._ring + _INDEX.size
+        if self._good is None:
+            (self._good,) = _INDEX.unpack_from(self._memory, place)
+        _INDEX.pack_into(self._memory, place, value)
+
+    def mend(self) -> None:
+        if self._good is not None:
+            self.read_index(self._good)
+            self._good = None
+
+
+@pytest.fixture
+def spoilt(lab: Lab, ring: int) -> Iterator[SpoiltRing]:
+    """The outgoing ring of the first device; nothing goes through it before it is mended."""
+    with guest_ram(lab.machine) as memory:
+        spoilt = SpoiltRing(memory, ring)
+        yield spoilt
+        spoilt.mend()
+
+
+@pytest.mark.parametrize("index", [RING_SIZE, 0xFFFFFFFF])
+def test_read_index_outside_of_the_ring(lab: Lab, node: str, spoilt: SpoiltRing, index: int) -> None:
     """Nothing can be sent; the caller hears so at once, and nothing of its request stays."""
     lab.tolerated = (COMPLAINT,)
     before, pinned = lab.first.counters.requests, lab.work.pinned_pages()
-    with guest_ram(lab.machine) as memory:
-        place = ring + _READ_INDEX
-        (good,) = struct.unpack_from("<I", memory, place)
-        for bad in (128 << 10, 0xFFFFFFFF):
-            struct.pack_into("<I", memory, place, bad)
-            try:
-                assert lab.work.attempt_on(node) == errno.EIO
-            finally:
-                struct.pack_into("<I", memory, place, good)
-            assert lab.pending() == []
-            assert lab.work.pinned_pages() == pinned
-    assert lab.first.counters.requests == before
+    spoilt.read_index(index)
+    assert lab.work.attempt_on(node) == errno.EIO
+    assert lab.pending() == []
+    assert lab.work.pinned_pages() == pinned
+    spoilt.mend()
     assert lab.work.attempt_on(node) == 0
+    assert lab.first.counters.requests == before + 1
+
+
+def test_killed_while_the_ring_is_full(lab: Lab, node: str, spoilt: SpoiltRing) -> None:
+    """The host makes no room: callers stand in line. One that is killed leaves it, the next is served when there is."""
+    before, pinned = lab.first.counters.requests, lab.work.pinned_pages()
+    spoilt.read_index((spoilt.write_index + 8) % (RING_SIZE - PAGE))
+    callers = []
+    for count in (1, 2):
+        callers.append(lab.work.start("waiter_errno", node))
+        lab.work.wait_for_pending(str(FIRST), count)
+    assert [row[1] for row in lab.pending()] == ["queued", "queued"]
+    callers[0].kill()
+    assert callers[0].wait() == 9, "killed by signal 9"
+    assert [row[1] for row in lab.pending()] == ["queued"]
+    assert lab.first.counters.requests == before
+    spoilt.mend()
+    assert lab.work.attempt_on(node) == 0
+    assert callers[1].value() == 0
+    assert lab.first.counters.requests == before + 2
+    assert lab.work.pinned_pages() == pinned
