@@ -12,6 +12,7 @@ import pytest
 
 from pyharness.errors import HarnessError
 from pyharness.machine.console import Console
+from pyharness.machine.crash import Kind
 
 END_S = 30
 
@@ -44,9 +45,9 @@ def test_the_log_is_current_while_it_grows(tmp_path: Path) -> None:
 
 def test_a_panic_ends_the_process_once_its_splat_is_complete(tmp_path: Path) -> None:
     script = """
-    echo '[    1.0] Kernel panic - not syncing: test'
-    echo '[    1.1] Call Trace:'
-    echo '[    1.2] ---[ end Kernel panic - not syncing: test ]---'
+    echo '[    1.000000] Kernel panic - not syncing: test'
+    echo '[    1.000001] Call Trace:'
+    echo '[    1.000002] ---[ end Kernel panic - not syncing: test ]---'
     exec sleep 600
     """
     console = started(tmp_path, script)
@@ -57,14 +58,14 @@ def test_a_panic_ends_the_process_once_its_splat_is_complete(tmp_path: Path) -> 
 
 def test_a_splat_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
     begun = time.monotonic()
-    console = started(tmp_path, "echo 'BUG: scheduling while atomic: a/1/0x2'; exec sleep 600")
+    console = started(tmp_path, "echo '[    1.000000] BUG: scheduling while atomic: a/1/0x2'; exec sleep 600")
     assert console.wait_end(END_S)
-    assert console.splat is not None and console.splat.kind == "BUG"
+    assert console.splat is not None and console.splat.kind is Kind.ATOMIC_SLEEP
     assert time.monotonic() - begun < 15
 
 
 def test_a_line_that_comes_in_pieces_is_one_line(tmp_path: Path) -> None:
-    console = started(tmp_path, "printf 'Kernel pa'; sleep 0.3; printf 'nic - not syncing: x'; sleep 0.3; echo")
+    console = started(tmp_path, "printf '[    1.000000] Kernel pa'; sleep 0.3; printf 'nic - not syncing: x'; sleep 0.3; echo")
     assert console.wait_end(END_S)
     assert console.splat is not None and console.splat.headline == "Kernel panic - not syncing: x"
 

@@ -43,9 +43,11 @@ def test_only_a_full_disk_is_mended_by_freeing_space(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(vm, "build_initramfs", refuse)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/config-6.0").touch()
     kernel = Kernel("k", "k", "6.0", "6.0", "gcc", tmp_path, tmp_path, tmp_path)
     config = MachineConfig(
-        kernel, Qemu(tmp_path, tmp_path, "10", "k"), RootImage(tmp_path, "k"), Accelerator("tcg", "a test")
+        kernel, Qemu(tmp_path, tmp_path, "10", "k"), RootImage(tmp_path, "k"), Accelerator("tcg", "a test"), cold=True
     )
     with pytest.raises(HarnessError, match=os.strerror(code)) as caught, Machine(config):
         pass
