@@ -65,7 +65,9 @@ def test_a_splat_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_line_that_comes_in_pieces_is_one_line(tmp_path: Path) -> None:
-    console = started(tmp_path, "printf '[    1.000000] Kernel pa'; sleep 0.3; printf 'nic - not syncing: x'; sleep 0.3; echo")
+    console = started(
+        tmp_path, "printf '[    1.000000] Kernel pa'; sleep 0.3; printf 'nic - not syncing: x'; sleep 0.3; echo"
+    )
     assert console.wait_end(END_S)
     assert console.splat is not None and console.splat.headline == "Kernel panic - not syncing: x"
 
