@@ -16,12 +16,16 @@ from tests.devices import NULL_DEVICE, SERVED_DEVICE
 
 AZURE_BLOB_CLASS = "0590b792-db64-45cc-81db-b8d70c577c9e"
 PCI_CLASS = "44c4f61d-4444-4400-9d52-802e27ede19f"
+DEVICES = "/sys/bus/vmbus/devices"
 NODE_TIMEOUT_S = 60
 
 
 @pytest.fixture
 def vmbus(machine: Machine, prepared: Prepared) -> Iterator[Machine]:
     machine.guest.insmod(prepared.modules.vmbus.path)
+    # It makes a device of each offer in its own time, for which insmod does not wait.
+    for device in (SERVED_DEVICE, NULL_DEVICE):
+        machine.guest.wait_for_node(f"{DEVICES}/{device}", NODE_TIMEOUT_S)
     yield machine
     machine.guest.rmmod("hv_vmbus")
 
@@ -55,8 +59,7 @@ def test_vmbus_connects_whichever_cpu_loads_it(machine: Machine, prepared: Prepa
 
 
 def test_every_device_is_offered(vmbus: Machine) -> None:
-    devices = vmbus.guest.module("os").listdir("/sys/bus/vmbus/devices")
-    assert {str(SERVED_DEVICE), str(NULL_DEVICE)} <= set(devices)
+    assert {str(SERVED_DEVICE), str(NULL_DEVICE)} <= set(vmbus.guest.module("os").listdir(DEVICES))
 
 
 def offered_classes(machine: Machine) -> str:

@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below
-from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.modules import Module, build_module
 from pyharness.artifacts.prepare import Prepared
 from pyharness.errors import Exit, GuestCrashed
@@ -126,9 +126,8 @@ def victim(config: MachineConfig, prepared: Prepared) -> Iterator[Victim]:
     victim.discard()
 
 
-def need(kernel: Kernel, option: str) -> None:
-    if option and not kernel.has(option):
-        pytest.skip(f"{kernel.name} has no CONFIG_{option}")
+def param(fault: Fault, name: str) -> Any:
+    return pytest.param(fault, id=name, marks=[pytest.mark.kernel_has(fault.needs)] if fault.needs else [])
 
 
 def commit(machine: Machine, name: str) -> None:
@@ -155,9 +154,8 @@ def test_each_fault_has_a_test(victim: Victim) -> None:
     assert set(listed) == {fault.name for fault in (*SURVIVED, *FATAL)} | WITHOUT_A_ROW
 
 
-@pytest.mark.parametrize("fault", SURVIVED, ids=lambda fault: fault.name)
-def test_a_report_that_the_kernel_survives_fails_its_test(victim: Victim, prepared: Prepared, fault: Fault) -> None:
-    need(prepared.kernel, fault.needs)
+@pytest.mark.parametrize("fault", [param(fault, fault.name) for fault in SURVIVED])
+def test_a_report_that_the_kernel_survives_fails_its_test(victim: Victim, fault: Fault) -> None:
     machine = victim.fit(fresh=fault.kind is Kind.LOCKDEP)
     path = machine.guest.module("pathlib").Path
     before = {limit: str(path(limit).read_text()) for limit in fault.limits}
@@ -176,9 +174,8 @@ def test_a_report_that_the_kernel_survives_fails_its_test(victim: Victim, prepar
         path(limit).write_text(value)
 
 
-@pytest.mark.parametrize("fault", FATAL, ids=lambda fault: f"{fault.name}-{fault.kind}")
-def test_a_crash_ends_its_test(victim: Victim, prepared: Prepared, fault: Fault) -> None:
-    need(prepared.kernel, fault.needs)
+@pytest.mark.parametrize("fault", [param(fault, f"{fault.name}-{fault.kind}") for fault in FATAL])
+def test_a_crash_ends_its_test(victim: Victim, fault: Fault) -> None:
     machine = victim.fit()
     for limit, value in fault.limits.items():
         machine.guest.module("pathlib").Path(limit).write_text(value)
@@ -204,8 +201,8 @@ def test_a_triple_fault_is_told_from_a_reboot(victim: Victim) -> None:
         assert caught.value.kind is kind and str(kind) in caught.value.message
 
 
-def test_what_a_module_leaves_behind_is_named_by_its_line(victim: Victim, prepared: Prepared) -> None:
-    need(prepared.kernel, "MEM_ALLOC_PROFILING")
+@pytest.mark.kernel_has("MEM_ALLOC_PROFILING")
+def test_what_a_module_leaves_behind_is_named_by_its_line(victim: Victim) -> None:
     machine = victim.fit(fresh=True)
     judge = Judge(machine)
     judge.begin("unload")

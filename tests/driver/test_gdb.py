@@ -66,9 +66,8 @@ def test_a_breakpoint_in_vmbus_is_hit_with_the_driver_above_it(lab: Lab, node: s
     assert re.search(r"^#\d +.*az_blob_\w+ .* at kernel/hv_azure_blob\.c:\d+$", said, re.MULTILINE), said
 
 
+@pytest.mark.kernel_has("DEBUG_INFO")
 def test_the_kernels_own_symbols(lab: Lab) -> None:
-    if lab.machine.config.kernel.vmlinux is None:
-        pytest.skip("this kernel comes without DWARF; the debug kernel has it")
     said = attached(lab, "info line do_sys_openat2", "print init_task.comm", "detach").said()
     assert "fs/open.c" in said and '"swapper/0' in said, said
 

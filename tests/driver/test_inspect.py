@@ -25,14 +25,11 @@ DATA_LEN = 100 * 4096
 PAGES = 102  # those of the data, the request's and the response's
 
 
-@pytest.fixture
-def symbols(prepared: Prepared) -> None:
-    if prepared.kernel.vmlinux is None:
-        pytest.skip("this kernel comes without DWARF; the debug kernel has it")
+SYMBOLS = pytest.mark.kernel_has("DEBUG_INFO")
 
 
 @pytest.fixture
-def held(lab: Lab, symbols: None) -> Iterator[tuple[int, int]]:
+def held(lab: Lab) -> Iterator[tuple[int, int]]:
     """Three requests that the host holds, one of them an orphan; the pids of the two callers that are left."""
     lab.first.behaviour = lambda request: True
     callers = [lab.work.start("waiter", lab.node(), 90 + index, DATA_LEN) for index in range(3)]
@@ -63,6 +60,7 @@ def assert_holds(devices: dict[str, Device], callers: tuple[int, int], lab: Lab)
         assert devices[str(other)].requests == ()
 
 
+@SYMBOLS
 def test_a_live_guest(lab: Lab, held: tuple[int, int]) -> None:
     assert_holds(live(lab), held, lab)
     before = [int(row[2]) for row in lab.pending()]
@@ -71,7 +69,8 @@ def test_a_live_guest(lab: Lab, held: tuple[int, int]) -> None:
     assert all(low <= age <= high for low, age, high in zip(before, ages, after, strict=True))
 
 
-def test_an_idle_driver_holds_nothing(lab: Lab, symbols: None) -> None:
+@SYMBOLS
+def test_an_idle_driver_holds_nothing(lab: Lab) -> None:
     fd = lab.work.hold_open(lab.node(SECOND))
     (file,) = live(lab)[str(SECOND)].open_files
     assert (file.process.pid, file.fd) == (lab.guest.module("os").getpid(), fd)
@@ -81,7 +80,8 @@ def test_an_idle_driver_holds_nothing(lab: Lab, symbols: None) -> None:
     ] * 3
 
 
-def test_an_unloaded_driver_has_no_devices(lab: Lab, symbols: None) -> None:
+@SYMBOLS
+def test_an_unloaded_driver_has_no_devices(lab: Lab) -> None:
     lab.unload()
     try:
         assert live(lab) == {}
@@ -89,7 +89,8 @@ def test_an_unloaded_driver_has_no_devices(lab: Lab, symbols: None) -> None:
         lab.load()
 
 
-def test_a_device_that_is_gone_is_seen_as_long_as_its_file_is_open(lab: Lab, symbols: None) -> None:
+@SYMBOLS
+def test_a_device_that_is_gone_is_seen_as_long_as_its_file_is_open(lab: Lab) -> None:
     fd = lab.work.hold_open(lab.node())
     lab.work.unbind(str(FIRST))
     try:
@@ -103,6 +104,7 @@ def test_a_device_that_is_gone_is_seen_as_long_as_its_file_is_open(lab: Lab, sym
     assert all(device.state == "open" for device in live(lab).values())
 
 
+@SYMBOLS
 def test_a_dump_of_a_live_guest(
     lab: Lab, held: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +125,8 @@ def test_a_dump_of_a_live_guest(
     }
 
 
-def test_what_a_crash_with_a_request_in_flight_leaves(config: MachineConfig, prepared: Prepared, symbols: None) -> None:
+@SYMBOLS
+def test_what_a_crash_with_a_request_in_flight_leaves(config: MachineConfig, prepared: Prepared) -> None:
     devices = (BlobDevice(FIRST), BlobDevice(SECOND), BlobDevice(NULL, backend=False))
     with Machine(replace(config, blob_devices=devices, dump_on_crash=True)) as machine:
         with lab_on(machine, prepared.modules) as lab:
@@ -145,9 +148,8 @@ def test_what_a_crash_with_a_request_in_flight_leaves(config: MachineConfig, pre
     vmcore.unlink()
 
 
-def test_a_kernel_without_symbols_is_named(lab: Lab, prepared: Prepared) -> None:
-    if prepared.kernel.vmlinux:
-        pytest.skip("this kernel has symbols")
+@pytest.mark.default_kernel_only("a debug kernel has symbols")
+def test_a_kernel_without_symbols_is_named(lab: Lab) -> None:
     with pytest.raises(HarnessError) as caught:
         live(lab)
     assert caught.value.mend

@@ -22,6 +22,8 @@ from pyharness.machine.vm import Machine
 from tests.driver.lab import FIRST, Lab
 from tests.driver.workload import PAGE
 
+pytestmark = pytest.mark.kernel_has("DEBUG_INFO")
+
 COMPLAINT = "outbound ring indices out of range"
 
 RING_SIZE = 128 << 10
@@ -34,8 +36,6 @@ _LOW_RAM = 2 << 30  # up to here the guest's addresses are offsets in QEMU's mem
 @pytest.fixture
 def ring(lab: Lab, prepared: Prepared) -> int:
     """The guest-physical address of the first device's outgoing ring."""
-    if prepared.kernel.vmlinux is None:
-        pytest.skip("this kernel comes without DWARF; the debug kernel has it")
     if COMPLAINT not in (prepared.kernel.source / "drivers" / "hv" / "ring_buffer.c").read_text():
         pytest.skip("this kernel's VMBus trusts the host with the ring's indices")
     with open_live(lab.machine.run_dir.debug_socket, Cache.open()) as program:
@@ -49,7 +49,7 @@ def guest_ram(machine: Machine) -> Iterator[mmap.mmap]:
     """The guest's memory, as whoever emulates the host can write to it."""
     fds = Path(f"/proc/{machine.console.pid}/fd")
     (ram,) = (fd for fd in fds.iterdir() if str(fd.readlink()).startswith("/memfd:"))
-    with ram.open("r+b") as file, mmap.mmap(file.fileno(), min(machine.config.memory_mib << 20, _LOW_RAM)) as memory:
+    with ram.open("r+b") as file, mmap.mmap(file.fileno(), min(machine.config.ram_mib << 20, _LOW_RAM)) as memory:
         yield memory
 
 

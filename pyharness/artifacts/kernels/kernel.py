@@ -69,8 +69,11 @@ class Kernel:
         return next((self.modules / "kernel" / "drivers" / "hv").glob("hv_vmbus.ko*"))
 
     def has(self, option: str) -> bool:
-        """Whether the kernel was configured with CONFIG_`option`, built in or as a module."""
-        return option in self._options
+        """Whether the kernel was configured with CONFIG_`option`, built in or as a module.
+
+        DEBUG_INFO counts only with the vmlinux that holds it: Debian ships it apart.
+        """
+        return option in self._options and (option != "DEBUG_INFO" or self.vmlinux is not None)
 
     @property
     def judges(self) -> bool:
