@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import Prepared
 from pyharness.client.blob import CHUNK_BYTES
 from pyharness.errors import Exit
+from pyharness.report.subjects import Subject
 
 # Ends only a wait that would last for ever; no verdict depends on it.
 PATIENCE_S = 300.0
@@ -101,9 +103,9 @@ def report_of(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("clean_exit")
-def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared) -> None:
+def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared, subject: Subject) -> None:
     path = tmp_path / "run.json"
-    run = Run(("--json", str(path), "--kernel", prepared.kernel.name))
+    run = Run(("--json", str(path), *subject.arguments))
     assert run.finish() == Exit.OK, run.output
     assert run.processes() == []
 
@@ -130,12 +132,12 @@ def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared) -> Non
 @ONE_KERNEL
 @pytest.mark.usefixtures("clean_exit")
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES + 12345])
-def test_files_of_any_size(tmp_path: Path, prepared: Prepared, size: int) -> None:
+def test_files_of_any_size(tmp_path: Path, subject: Subject, size: int) -> None:
     """Empty, tiny, and larger than one request carries; the name is no simple one either."""
     file = tmp_path / "a file, with % and ü"
     file.write_bytes(random.Random(size).randbytes(size))
     path = tmp_path / "run.json"
-    run = Run((str(file), "--json", str(path), "--kernel", prepared.kernel.name))
+    run = Run((str(file), "--json", str(path), *subject.arguments))
     assert run.finish() == Exit.OK, run.output
     report = report_of(path)
     assert (report["verdict"], report["bytes"], report["sha256_match"]) == ("pass", size, True)
@@ -147,10 +149,8 @@ def test_files_of_any_size(tmp_path: Path, prepared: Prepared, size: int) -> Non
     ("number", "status"), [(signal.SIGINT, 128 + signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 @pytest.mark.parametrize("moment", ["qemu: ", "start: ", "load: "])
-def test_an_interrupted_run_leaves_nothing(
-    number: signal.Signals, status: int, moment: str, prepared: Prepared
-) -> None:
-    run = Run(("--kernel", prepared.kernel.name))
+def test_an_interrupted_run_leaves_nothing(number: signal.Signals, status: int, moment: str, subject: Subject) -> None:
+    run = Run(subject.arguments)
     run.wait_for(moment)
     # As a terminal does: the whole foreground process group gets it.
     os.killpg(run.process.pid, number)
@@ -161,13 +161,13 @@ def test_an_interrupted_run_leaves_nothing(
 
 @ONE_KERNEL
 @pytest.mark.parametrize("moment", ["kernel: ", "qemu: ", "start: ", "load: ", "upload: "])
-def test_a_killed_run_leaves_no_process_and_hinders_nobody(moment: str, prepared: Prepared) -> None:
-    run = Run(("--kernel", prepared.kernel.name))
+def test_a_killed_run_leaves_no_process_and_hinders_nobody(moment: str, subject: Subject) -> None:
+    run = Run(subject.arguments)
     run.wait_for(moment)
     run.process.kill()
     run.finish()
     run.wait_until_gone()
-    again = Run(("--kernel", prepared.kernel.name))
+    again = Run(subject.arguments)
     assert again.finish() == Exit.OK, again.output
 
 
@@ -181,31 +181,39 @@ def edited(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def built_from(edited: Path, places: Path) -> list[Path]:
+    """The directories in which that driver is built or was. Others build theirs at the same time."""
+    driver = (edited / "kernel/hv_azure_blob.c").read_bytes()
+    found = []
+    for source in places.glob("*/sources/kernel/hv_azure_blob.c"):
+        with suppress(FileNotFoundError):
+            found += [source.parents[2]] if source.read_bytes() == driver else []
+    return found
+
+
 @ONE_KERNEL
-def test_a_run_that_is_killed_while_the_driver_builds_leaves_no_half_entry(prepared: Prepared, edited: Path) -> None:
-    cache = Cache.open()
-    modules = cache.root / "entries/module"
-    before = set(modules.iterdir())
-    run = Run(("--kernel", prepared.kernel.name), edited)
-    while not any(path.name.startswith("module.") for path in (cache.root / "tmp").iterdir()):
+def test_a_run_that_is_killed_while_the_driver_builds_leaves_no_half_entry(subject: Subject, edited: Path) -> None:
+    root = Cache.open().root
+    run = Run(subject.arguments, edited)
+    while not built_from(edited, root / "tmp"):
         assert run.process.poll() is None, run.output
         time.sleep(0.005)
     run.process.kill()
     run.finish()
     run.wait_until_gone()
-    assert set(modules.iterdir()) == before
-    again = Run(("--kernel", prepared.kernel.name), edited)
+    assert built_from(edited, root / "entries/module") == []
+    again = Run(subject.arguments, edited)
     assert again.finish() == Exit.OK, again.output
-    (made,) = set(modules.iterdir()) - before
+    (made,) = built_from(edited, root / "entries/module")
     assert {path.name for path in made.glob("*.ko")} == {"hv_azure_blob.ko", "hv_azure_blob.debug.ko"}
-    assert not [path for path in (cache.root / "tmp").iterdir() if path.name == f"module.{made.name}"]
+    assert built_from(edited, root / "tmp") == []
 
 
 @ONE_KERNEL
-def test_a_driver_that_does_not_build_is_the_verdict(prepared: Prepared, edited: Path) -> None:
+def test_a_driver_that_does_not_build_is_the_verdict(subject: Subject, edited: Path) -> None:
     with (edited / "kernel/hv_azure_blob.c").open("a") as driver:
         driver.write("int az_blob_broken(void) { return missing; }\n")
-    run = Run(("--kernel", prepared.kernel.name), edited)
+    run = Run(subject.arguments, edited)
     assert run.finish() == Exit.FAILED
     assert "hv_azure_blob does not build" in run.output and "kernel/hv_azure_blob.c:" in run.output
     assert "Traceback" not in run.output
