@@ -27,9 +27,13 @@ _LOAD_STEP = 23
 # What the kernel leaves out unless told otherwise, and its report of each failure, which nobody reads.
 _KNOBS = {
     "failslab": {"verbose": "0", "ignore-gfp-wait": "N"},
-    "fail_page_alloc": {"verbose": "0", "ignore-gfp-wait": "N", "ignore-gfp-highmem": "N", "min-order": "0"},
+    "fail_page_alloc": {"verbose": "0", "ignore-gfp-wait": "N", "ignore-gfp-highmem": "N"},
     "fail_usercopy": {"verbose": "0"},
 }
+
+
+# The smallest order of a page allocation that counts.
+_ALL_PAGES, _NO_PAGES = "0", "32"
 
 
 def prepare() -> None:
@@ -62,8 +66,20 @@ class _Nth:
 def _fail_each(call: Callable[[], int], settle: Callable[[int], None], step: int = 1) -> list[int]:
     """The errno of `call` for each n, by `step`, for which something failed; `settle` follows, with that errno.
 
+    Objects and user copies first: `call` makes the same ones each time, so none is left out. Pages count in a second
+    pass: which of the objects needs a new page differs, and so does what is the n-th.
+
     Raises AssertionError when `call` fails with nothing injected: a failure before has broken something.
     """
+    min_order = _DEBUGFS / "fail_page_alloc" / "min-order"
+    errnos: list[int] = []
+    for order in (_NO_PAGES, _ALL_PAGES):
+        min_order.write_text(order)
+        errnos += _fail_each_counted(call, settle, step)
+    return errnos
+
+
+def _fail_each_counted(call: Callable[[], int], settle: Callable[[int], None], step: int) -> list[int]:
     nth = _Nth()
     errnos: list[int] = []
     for n in range(1, MOST_ROUNDS, step):
