@@ -17,6 +17,8 @@ from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.vm import Machine
 
+pytestmark = pytest.mark.default_kernel_only("tests/driver/test_inspect.py opens dumps of the debug kernel")
+
 FULL = "/dev/full"
 
 

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import threading
 
+import pytest
+
 from pyharness.machine.vm import Machine
 
 MIB = 1 << 20
 
 
+@pytest.mark.default_kernel_only("how files come into the guest does not depend on its kernel")
 def test_large_files_arrive_whole(machine: Machine) -> None:
     content = os.urandom(20 * MIB + 1)
     machine.guest.push(content, "/tmp/large")

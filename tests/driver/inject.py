@@ -222,7 +222,8 @@ def fail_load(module: str, devices: int) -> list[int]:
 
     def settle(error: int) -> None:
         assert Path(f"/sys/module/{DRIVER}").exists() == (error == 0)
-        assert (_DEBUGFS / DRIVER).exists() == (error == 0)
+        # A driver works without its debugfs directory, but leaves none behind.
+        assert error == 0 or not (_DEBUGFS / DRIVER).exists()
         if error == 0:
             rmmod(DRIVER)
 

@@ -17,6 +17,8 @@ DRIVER = "kernel/hv_azure_blob.c"
 HEADER = "uapi/hv_azure_blob.h"
 SERIES = "kernel/patches/0001-Drivers-hv-vmbus-Ignore-the-Azure-Blob-device-s-VPCI.patch"
 
+pytestmark = pytest.mark.default_kernel_only("one kernel's checkers are enough")
+
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
