@@ -11,7 +11,6 @@ from pathlib import Path
 import drgn
 import pytest
 
-from pyharness import cli
 from pyharness.artifacts.kernels import Kernel
 from pyharness.errors import Exit, GuestCrashed, HarnessError, TimedOut
 from pyharness.machine.config import MachineConfig
@@ -107,10 +106,3 @@ def test_without_the_option_there_is_no_dump(config: MachineConfig) -> None:
     with Machine(config) as machine, pytest.raises(GuestCrashed) as caught:
         sysrq(machine, "c")
     assert not vmcore(machine).exists() and "memory" not in caught.value.mend
-
-
-def test_what_is_no_dump_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text").write_text("no dump")
-    for path in (tmp_path / "text", tmp_path / "absent", tmp_path):
-        assert cli.main(["inspect", str(path)]) == Exit.USAGE
-        assert capsys.readouterr().err.startswith("pyharness: ")

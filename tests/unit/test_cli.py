@@ -282,3 +282,10 @@ def test_clean_removes_what_was_built(own_cache: Path, tmp_path: Path, monkeypat
     assert not logs.exists()
     assert cli.main(["clean", "--cache"]) == Exit.OK
     assert not entry.exists()
+
+
+def test_what_is_no_dump_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("no dump")
+    for path in (tmp_path / "text", tmp_path / "absent", tmp_path):
+        assert cli.main(["inspect", str(path)]) == Exit.USAGE
+        assert capsys.readouterr().err.startswith("pyharness: ")
