@@ -71,9 +71,9 @@ class Lab:
         """The device's node in the guest."""
         return str(self.work.nodes()[str(instance)])
 
-    def pending(self, instance: uuid.UUID = FIRST) -> list[list[str]]:
+    def pending(self, instance: uuid.UUID = FIRST) -> list[tuple[str, ...]]:
         """Rows of the device's pending_requests."""
-        return [list(row) for row in self.work.pending(str(instance))]
+        return list(self.work.pending(str(instance)))
 
     def load(self) -> None:
         """Load the driver and wait until its devices are in use."""

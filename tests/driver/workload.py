@@ -303,7 +303,8 @@ class Child:
         outcome = self._outcome()
         if "failure" in outcome:
             raise RuntimeError(outcome["failure"])
-        return outcome["value"]
+        value = outcome["value"]
+        return tuple(value) if isinstance(value, list) else value
 
 
 def start(name: str, *args: Any) -> Child:
@@ -625,11 +626,11 @@ def modalias(device: str) -> str:
     return Path(f"/sys/bus/vmbus/devices/{device}/modalias").read_text().strip()
 
 
-def pending(device: str) -> list[list[str]]:
+def pending(device: str) -> tuple[tuple[str, ...], ...]:
     """The rows of pending_requests, without its first line, which names the columns."""
     lines = (DEBUGFS / device / "pending_requests").read_text().splitlines()
     assert lines[0].startswith("#")
-    return [line.split() for line in lines[1:]]
+    return tuple(tuple(line.split()) for line in lines[1:])
 
 
 def wait_for_pending(device: str, count: int, timeout_s: float = 100.0) -> None:
