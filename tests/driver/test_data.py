@@ -59,7 +59,7 @@ def test_page_limit_and_one_page_over(lab: Lab, node: str) -> None:
 
 
 def rounds_on(lab: Lab) -> int:
-    """Requests of each client: a checker learns nothing from the later ones, each of which costs it ten times as much."""
+    """Requests of each client: a checker learns nothing from the later ones, each of which costs ten times as much."""
     return 5 if lab.machine.config.kernel.judges else 20
 
 
