@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SYS_DELETE_MODULE = 176
-_SYS_FINIT_MODULE = 313
+SYS_FINIT_MODULE = 313
 _RECORD_SIZE = 8192
 _LEVEL_MASK = 7
 
@@ -20,7 +20,7 @@ def insmod(path: str) -> None:
     """Load the module file `path` (finit_module(2)). Raises OSError with the kernel's errno."""
     module = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syscall(_SYS_FINIT_MODULE, module, b"", 0):
+        if _libc.syscall(SYS_FINIT_MODULE, module, b"", 0):
             raise _os_error(path)
     finally:
         os.close(module)

@@ -102,12 +102,14 @@ def test_a_warning_ends_nothing_and_is_collected(doomed: Machine) -> None:
     doomed.check()
 
 
-def test_the_agents_death_is_named(doomed: Machine) -> None:
-    """Killing the bootstrap, which only waits, makes PID 1 power the guest off."""
-    guest = doomed.guest
-    with pytest.raises(HarnessError, match="powered itself off"):
-        guest.module("os").kill(guest.module("os").getppid(), signal.SIGKILL)
-        guest.module("time").sleep(60)
+@pytest.mark.parametrize("process", ["getppid", "getpid"], ids=["bootstrap", "server"])
+def test_the_agents_death_is_named(doomed: Machine, process: str) -> None:
+    """The bootstrap, which only waits, and the process that serves the host: with either gone, PID 1 powers off."""
+    os = doomed.guest.module("os")
+    with pytest.raises(HarnessError, match="powered itself off") as caught:
+        os.kill(getattr(os, process)(), signal.SIGKILL)
+        doomed.guest.module("time").sleep(60)
+    assert "the agent has failed" in caught.value.detail
 
 
 def test_a_call_that_hangs_times_out_with_the_console(config: MachineConfig) -> None:

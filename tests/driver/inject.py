@@ -9,20 +9,25 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pyharness.client.abi import AZURE_BLOB_IOCTL, AzBlobRequestSync
-from pyharness.guest.kernel import insmod, rmmod
+from pyharness.guest.kernel import SYS_FINIT_MODULE, insmod, rmmod
 from tests.driver.pattern import ORDER_SIZE, Order, pattern
-from tests.driver.workload import DRIVER, PAGE, VMBUS_DRIVER, Memory, attempt_on, libc, nodes, wait_for_nodes
+from tests.driver.workload import DRIVER, PAGE, VMBUS_DRIVER, Memory, attempt_on, nodes, wait_for_nodes
 
 MOST_ROUNDS = 2000
+
+# With Python's lock held for as long as a call takes, unlike ctypes.CDLL.
+libc = ctypes.PyDLL(None, use_errno=True)
 
 _DEBUGFS = Path("/sys/kernel/debug")
 _DEVICES = Path("/sys/bus/vmbus/devices")
 _RESPONSE_LEN = 64
-_LOAD_STEP = 23
+# The last of some 340 allocations of a loading: those of the driver's registration and the few that follow it.
+_LAST_OF_LOAD = 60
 
 # What the kernel leaves out unless told otherwise, and its report of each failure, which nobody reads.
 _KNOBS = {
@@ -33,6 +38,7 @@ _KNOBS = {
 
 
 # The smallest order of a page allocation that counts.
+_MIN_ORDER = _DEBUGFS / "fail_page_alloc" / "min-order"
 _ALL_PAGES, _NO_PAGES = "0", "32"
 
 
@@ -44,50 +50,54 @@ def prepare() -> None:
 
 
 class _Nth:
-    """Arms the calling thread. Between `arm` and `fired` nothing is done that Python might need the kernel for."""
+    """Arms the calling thread. Between `arm` and `left` nothing is done that Python might need the kernel for.
+
+    Its lock is not even let go of: to wait for it is a system call, in which a failure would end the process.
+    """
 
     def __init__(self) -> None:
+        sys.setswitchinterval(3600)
         self._file = os.open("/proc/thread-self/fail-nth", os.O_RDWR)
-        self._left = ctypes.create_string_buffer(16)
+        self._text = ctypes.create_string_buffer(16)
 
     def arm(self, n: int) -> None:
-        os.pwrite(self._file, b"%d" % n, 0)
+        text = b"%d" % n
+        assert libc.pwrite(self._file, text, len(text), 0) == len(text)
 
-    def fired(self) -> bool:
-        """Whether a failure was injected since `arm`; none is any more after this."""
-        count = libc.pread(self._file, self._left, 15, 0)
+    def left(self) -> int:
+        """How many more it would have taken until the failure, 0 after it; none is injected any more after this."""
+        count = libc.pread(self._file, self._text, 15, 0)
         # Reading copies to user space: that may be the n-th itself, and then it was not one before.
-        fired = count > 0 and int(self._left.raw[:count].rstrip(b"\0\n")) == 0
+        left = int(self._text.raw[:count].rstrip(b"\0\n")) if count > 0 else 1
         while libc.pwrite(self._file, b"0", 1, 0) != 1:
             pass
-        return bool(fired)
+        return left
 
 
-def _fail_each(call: Callable[[], int], settle: Callable[[int], None], step: int = 1) -> list[int]:
-    """The errno of `call` for each n, by `step`, for which something failed; `settle` follows, with that errno.
+def _fail_each(call: Callable[[], int], settle: Callable[[int], None]) -> list[int]:
+    """The errno of `call` for each n for which something failed; `settle` follows, with that errno.
 
     Objects and user copies first: `call` makes the same ones each time, so none is left out. Pages count in a second
     pass: which of the objects needs a new page differs, and so does what is the n-th.
 
     Raises AssertionError when `call` fails with nothing injected: a failure before has broken something.
     """
-    min_order = _DEBUGFS / "fail_page_alloc" / "min-order"
     errnos: list[int] = []
     for order in (_NO_PAGES, _ALL_PAGES):
-        min_order.write_text(order)
-        errnos += _fail_each_counted(call, settle, step)
+        _MIN_ORDER.write_text(order)
+        errnos += _fail_each_counted(call, settle)
     return errnos
 
 
-def _fail_each_counted(call: Callable[[], int], settle: Callable[[int], None], step: int) -> list[int]:
+def _fail_each_counted(call: Callable[[], int], settle: Callable[[int], None], first: int = 1) -> list[int]:
     nth = _Nth()
     errnos: list[int] = []
-    for n in range(1, MOST_ROUNDS, step):
+    for n in range(first, MOST_ROUNDS):
         nth.arm(n)
         error = call()
-        fired = nth.fired()
+        left = nth.left()
         settle(error)
-        if not fired:
+        if left:
             assert error == 0, f"with nothing injected: {os.strerror(error)}"
             return errnos
         errnos.append(error)
@@ -203,22 +213,19 @@ def fail_unbind(device: str) -> list[int]:
 
 
 def fail_load(module: str, devices: int) -> list[int]:
-    """The module's loading, and with it the driver's registration; the devices are kept away until the end.
+    """The driver's registration, at the end of the module's loading; the devices are kept away until the end.
 
-    Nearly all of the allocations are the kernel's module loader's, so a sample will do.
+    What is allocated before that is the kernel's module loader's.
     """
     rmmod(DRIVER)
     overrides = [path / "driver_override" for path in _DEVICES.iterdir()]
     for override in overrides:
         override.write_text("none")
 
+    file = os.open(module, os.O_RDONLY)
+
     def call() -> int:
-        try:
-            insmod(module)
-        except OSError as error:
-            assert error.errno
-            return error.errno
-        return 0
+        return _error(libc.syscall(SYS_FINIT_MODULE, file, b"", 0))
 
     def settle(error: int) -> None:
         assert Path(f"/sys/module/{DRIVER}").exists() == (error == 0)
@@ -227,7 +234,14 @@ def fail_load(module: str, devices: int) -> list[int]:
         if error == 0:
             rmmod(DRIVER)
 
-    errnos = _fail_each(call, settle, _LOAD_STEP)
+    _MIN_ORDER.write_text(_NO_PAGES)
+    nth = _Nth()
+    nth.arm(MOST_ROUNDS)
+    assert call() == 0
+    count = MOST_ROUNDS - nth.left()
+    settle(0)
+    errnos = _fail_each_counted(call, settle, first=max(1, count - _LAST_OF_LOAD))
+    os.close(file)
     for override in overrides:
         override.write_text("\n")
     insmod(module)

@@ -57,7 +57,10 @@ def main() -> None:
             agent.serve(port)
             os._exit(0)
         os.close(port)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            # Nobody is left to answer the host, and it could not tell: a port has no end of file.
+            sys.exit(f"pyharness: the agent's process ended with wait status {status:#x}")
 
 
 main()
