@@ -58,4 +58,4 @@ class MachineConfig:
     @property
     def ram_mib(self) -> int:
         """The guest's memory. KASAN takes an eighth of it, and its freed objects stay for a while."""
-        return self.memory_mib or (2048 if self.kernel.has("KASAN") else 1024)
+        return self.memory_mib or (1280 if self.kernel.has("KASAN") else 1024)
