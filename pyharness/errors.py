@@ -57,6 +57,8 @@ class GuestCrashed(HarnessError):
     """The guest kernel crashed; `detail` holds the splat."""
 
     exit_code = Exit.GUEST_CRASH
+    blamed = ""
+    """The test that caused it, when it shows in another one."""
 
 
 class TimedOut(HarnessError):

@@ -7,7 +7,7 @@
     judge.verdict()         # raises the HarnessError that names what is wrong
     judge.finish()          # once, before the machine goes: what takes kmemleak a while to be sure of
 
-What a kernel has no means to see is not judged: /proc/allocinfo and kmemleak are there on debug kernels.
+What a kernel was not configured to see is not judged: /proc/allocinfo and kmemleak are there on debug kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyharness.errors import CheckFailed, GuestCrashed
+from pyharness.errors import CheckFailed, GuestCrashed, HarnessError
+from pyharness.guest.kernel import LOST
 from pyharness.machine.backtrace import stacks_in
 from pyharness.machine.crash import Kind, splats_in
 from pyharness.machine.vm import Machine
@@ -99,18 +100,23 @@ class Leak:
 
 
 _LEAK = re.compile(
-    r"^unreferenced object (?P<address>0x[0-9a-f]+) \(size (?P<size>\d+)\):\n"
+    r"^unreferenced object(?: \(\w+\))? (?P<address>0x[0-9a-f]+) \(size (?P<size>\d+)\):\n"
     r"  comm .*, jiffies (?P<jiffies>\d+).*\n(?:  .*\n?)*",
     re.MULTILINE,
 )
 
 
 def parse_leaks(report: str) -> dict[tuple[str, int], Leak]:
-    """kmemleak's report by the objects' address and time of allocation, which no two objects share."""
+    """kmemleak's report by the objects' address and time of allocation, which no two objects share.
+
+    Raises HarnessError for one in another format.
+    """
     found = {}
     for match in _LEAK.finditer(report):
         leak = Leak(match["address"], int(match["size"]), int(match["jiffies"]), match[0].rstrip())
         found[leak.address, leak.jiffies] = leak
+    if len(found) != report.count("unreferenced object"):
+        raise HarnessError("kmemleak's report has a format that is not known", detail=report)
     return found
 
 
@@ -118,20 +124,29 @@ class Judge:
     """Judges one machine. It may be made before the modules are loaded."""
 
     def __init__(self, machine: Machine) -> None:
+        """Raises HarnessError when the kernel was configured with a detector that is off."""
         self._machine = machine
         self._guest = machine.guest.module("pyharness.guest.judge")
-        self._kmemleak = bool(self._guest.has_kmemleak())
+        self._kmemleak = machine.config.kernel.has("DEBUG_KMEMLEAK")
         self._marks: list[tuple[int, str]] = []
         """When what began, in jiffies."""
-        self._messages = 0
+        self._messages: int | None = None
+        """How much of the kernel's log has been judged, or is from before the first mark."""
         self._state = State({})
         self._passed = False
+        self._check_detectors()
 
     def begin(self, name: str) -> None:
-        """Mark the state: `name` is what a fault that shows later is blamed on."""
+        """Mark the state: `name` is what a fault that shows later is blamed on.
+
+        Raises, as `verdict` does, what the kernel's log says of the time since the last verdict or mark.
+        """
+        if self._messages is None:
+            self._messages = len(self._machine.guest.dmesg())
+        else:
+            self._check_log()
         if self._kmemleak:
             self._marks.append((self._guest.clock()[0], name))
-        self._messages = len(self._machine.guest.dmesg())
         if not self._passed:  # else all is as it was
             self._state = self._now()
         self._passed = False
@@ -144,21 +159,20 @@ class Judge:
         `tolerated_reports`. CheckFailed for a warning in the kernel's log, unless it contains a text of `tolerated`.
         """
         self._settle(tolerated_reports)
-        warnings = [
-            str(message)
-            for message in self._machine.guest.warnings(self._messages)
-            if not any(part in message.text for part in tolerated)
-        ]
-        if warnings:
-            raise CheckFailed(f"the guest's kernel warned: {warnings[0]}{_more(warnings)}", detail="\n".join(warnings))
+        self._check_log(tolerated, tolerated_reports)
         self._passed = not tolerated_reports
 
     def finish(self) -> None:
         """Raise GuestCrashed if anything leaked since the first `begin`, with the names of what leaked it.
 
-        Takes some seconds where there is a kmemleak, and no time elsewhere.
+        Raises HarnessError when a detector has been switched off meanwhile, by itself too. Takes some seconds where
+        there is a kmemleak, and no time elsewhere.
         """
-        if not self._kmemleak or not self._marks:
+        if self._messages is None:
+            return
+        self._check_log()
+        self._check_detectors()
+        if not self._kmemleak:
             return
         _, end = self._guest.clock()
         # The first scan takes checksums; an object that has changed by the second is in use, and is not reported.
@@ -172,6 +186,7 @@ class Judge:
             leaks = {key: leak for key, leak in leaks.items() if key in again}
         if leaks:
             raise self._leaked(list(leaks.values()))
+        self._check_log()
 
     def _now(self) -> State:
         return State.of(self._guest.state())
@@ -185,20 +200,44 @@ class Judge:
                 for fault in self._state.faults(self._now())
                 if not any(part in fault for part in tolerated_reports)
             ]
-            self._check_splats(tolerated_reports)
             if not faults:
                 return
+            self._check_splats(tolerated_reports)
             if time.monotonic() > deadline:
                 raise CheckFailed(faults[0] + _more(faults), detail="\n".join(faults))
             time.sleep(_POLL_S)
+
+    def _check_detectors(self) -> None:
+        kernel = self._machine.config.kernel
+        off = [option for option, works in self._guest.detectors() if kernel.has(option) and not works]
+        if off:
+            raise HarnessError(
+                f"the guest's kernel has CONFIG_{off[0]}, but it is off{_more(off)}: nothing can be judged by it",
+                mend=f"see what the kernel says of it in {self._machine.console.log}",
+            )
+
+    def _check_log(self, tolerated: Sequence[str] = (), tolerated_reports: Sequence[str] = ()) -> None:
+        """Judge what is new in the kernel's log; it is not judged again."""
+        judged = len(self._machine.guest.dmesg())
+        try:
+            self._check_splats(tolerated_reports)
+            messages = self._machine.guest.warnings(self._messages)
+        finally:
+            self._messages = judged
+        if any(message.text == LOST for message in messages):
+            raise HarnessError(f"the guest's kernel said more than its log holds: {LOST}")
+        warnings = [str(message) for message in messages if not any(part in message.text for part in tolerated)]
+        if warnings:
+            raise CheckFailed(f"the guest's kernel warned: {warnings[0]}{_more(warnings)}", detail="\n".join(warnings))
 
     def _check_splats(self, tolerated_reports: Sequence[str]) -> None:
         """The log is read rather than the console, which may lag behind it."""
         self._machine.check()
         splats = [
             splat
-            for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages)))
-            if not any(part in splat.text for part in tolerated_reports)
+            for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages or 0)))
+            # What kmemleak found is judged by its report, which tells what the boot left.
+            if splat.kind is not Kind.KMEMLEAK and not any(part in splat.text for part in tolerated_reports)
         ]
         if splats:
             first = splats[0]
@@ -216,13 +255,15 @@ class Judge:
     def _leaked(self, leaks: Sequence[Leak]) -> GuestCrashed:
         names = [self._blame(leak) for leak in leaks]
         first = leaks[0]
-        return GuestCrashed(
+        error = GuestCrashed(
             f"kmemleak: {first.size} bytes allocated by {first.culprit} leaked in {names[0]}{_more(leaks)}",
             detail="\n\n".join(
                 f"in {name}:\n{self._machine.explain(leak.text)}" for name, leak in zip(names, leaks, strict=True)
             ),
             kind=Kind.KMEMLEAK,
         )
+        error.blamed = names[0] if "::" in names[0] else ""
+        return error
 
     def _blame(self, leak: Leak) -> str:
         """The name of the interval in which it was allocated."""

@@ -77,6 +77,14 @@ class SharedMachine:
             self.judge = Judge(self.machine)
         return self.machine
 
+    def finish(self) -> None:
+        """End the machine. Raises what its judge has found out at last."""
+        try:
+            if self.judge and self.machine and not self.machine.failure:
+                self.judge.finish()
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         if self.machine:
             self.machine.stop()
@@ -87,18 +95,20 @@ class SharedMachine:
 def shared_machine(config: MachineConfig) -> Iterator[SharedMachine]:
     devices = (BlobDevice(SERVED_DEVICE), BlobDevice(NULL_DEVICE, backend=False))
     shared = SharedMachine(replace(config, blob_devices=devices, vpci_companion=True))
-    try:
-        yield shared
-    finally:
-        shared.stop()
+    yield shared
+    shared.finish()
 
 
 @pytest.fixture
 def machine(shared_machine: SharedMachine, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """The session's machine; the judge sees that the test leaves it as it was."""
+    """The session's machine; the judge sees that the test leaves it as it was, or the next one gets a fresh machine."""
     machine = shared_machine.running()
     judge = shared_machine.judge
     assert judge
-    judge.begin(request.node.nodeid)
-    yield machine
-    judge.verdict()
+    try:
+        judge.begin(request.node.nodeid)
+        yield machine
+        judge.verdict()
+    except BaseException:
+        shared_machine.stop()
+        raise

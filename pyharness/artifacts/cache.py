@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyharness.artifacts.run import held_by_tools
 from pyharness.errors import HarnessError, UsageError
 from pyharness.progress import Progress
 
@@ -337,7 +338,8 @@ class Cache:
             fd = self._lock(kind, key, fcntl.LOCK_EX)
         assert fd is not None
         try:
-            yield fd
+            with held_by_tools(fd):
+                yield fd
         finally:
             os.close(fd)
 

@@ -7,8 +7,10 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyharness.errors import HarnessError
@@ -32,6 +34,29 @@ PACKAGE_OF = {
     "strip": "binutils",
     "xz": "xz-utils",
 }
+
+
+class _Locks(threading.local):
+    """Descriptors of the locks under which this thread runs tools."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []
+
+
+_locks = _Locks()
+
+
+@contextmanager
+def held_by_tools(lock: int) -> Iterator[None]:
+    """Have each tool that this thread runs meanwhile hold the flock of this descriptor too.
+
+    When this process is killed, the next one that wants the lock waits for what they still do.
+    """
+    _locks.held.append(lock)
+    try:
+        yield
+    finally:
+        _locks.held.remove(lock)
 
 
 class CommandFailed(HarnessError):
@@ -61,7 +86,8 @@ def run(
 
     `env` is added to the environment, `log` is appended to, `on_line` hears each line. However this function is left,
     the tool and its children are gone: its process group is killed on any exception. When this process is killed
-    itself, the kernel kills the tool, but not what the tool has started: that ends with its own work.
+    itself, the kernel sends the tool a SIGTERM, at which make and ninja end those that they have started; a compiler
+    that is left ends with its file.
 
     Raises CommandFailed, HarnessError when the tool is missing, and OSError(ENOSPC) when it ran out of disk.
     """
@@ -72,7 +98,7 @@ def run(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     sink = log.open("a", encoding="utf-8") if log else None
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "--", *command],
+        ["setpriv", "--pdeathsig", "TERM", "--", *command],
         cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -81,6 +107,7 @@ def run(
         text=True,
         errors="replace",
         start_new_session=True,
+        pass_fds=_locks.held,
     )
     try:
         assert process.stdout is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,30 +80,59 @@ def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, k
     anything is done; and what `prepare` raises, unless `keep_going`: then the session fails, and runs on the others.
     """
     progress, cache = Progress(), Cache.open()
-    if unknown := [choice for choice in choices if isinstance(choice, str) and choice not in KERNELS]:
-        raise UsageError(f"there is no kernel {unknown[0]!r}", mend="choose one of " + ", ".join(KERNELS))
+    recorder = Recorder()
     report = ReportDirectory.open(args.report) if args.report else None
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-    subjects: list[Subject] = []
-    recorder = Recorder()
-    for choice in choices:
-        progress.line(f"preparing      {arguments_for(choice)[1]}")
-        try:
-            subjects.append(subject_of(choice, cache, progress))
-        except HarnessError as error:
-            recorder.problems.append(Fault(int(error.exit_code), error.message, error.mend, error.detail))
-            if not keep_going or error.exit_code is Exit.USAGE:
-                if report:
-                    report.finish(recorder, int(error.exit_code))
-                raise
-            progress.line(f"kernel         {choice} is left out: {error.message}")
+    try:
+        _check_names(choices)
+        subjects = _prepared(choices, recorder, cache, progress, keep_going)
+    except HarnessError as error:
+        if report:
+            recorder.problems[:] = [_fault(error)]
+            report.finish(recorder, int(error.exit_code))
+        raise
     for subject in subjects:
         _identify(subject, progress)
     if report:
-        report.subjects, report.accelerator = subjects, accelerator
+        report.subjects, report.accelerator, report.cold = subjects, accelerator, args.cold
     os.chdir(repository.ROOT)
     return Session(args.pytest_args, subjects, args.jobs, args.cold, report, recorder, dump=args.dump)
+
+
+def _check_names(choices: Sequence[KernelChoice]) -> None:
+    if unknown := [choice for choice in choices if isinstance(choice, str) and choice not in KERNELS]:
+        raise UsageError(f"there is no kernel {unknown[0]!r}", mend="choose one of " + ", ".join(KERNELS))
+    if twice := [choice for choice, count in Counter(choices).items() if count > 1]:
+        raise UsageError(f"kernel {twice[0]} is named twice", mend="name each kernel once")
+
+
+def _prepared(
+    choices: Sequence[KernelChoice], recorder: Recorder, cache: Cache, progress: Progress, keep_going: bool
+) -> list[Subject]:
+    subjects: list[Subject] = []
+    failed: list[HarnessError] = []
+    for choice in choices:
+        progress.line(f"preparing      {arguments_for(choice)[1]}")
+        try:
+            subject = subject_of(choice, cache, progress)
+        except HarnessError as error:
+            if not keep_going or error.exit_code is Exit.USAGE:
+                raise
+            failed.append(error)
+            progress.line(f"kernel         {choice} is left out: {error.message}")
+        else:
+            if subject.name in [other.name for other in subjects]:
+                raise UsageError(f"the tree is called like kernel {subject.name}", mend="rename its directory")
+            subjects.append(subject)
+    if not subjects:
+        raise failed[0]
+    recorder.problems += [_fault(error) for error in failed]
+    return subjects
+
+
+def _fault(error: HarnessError) -> Fault:
+    return Fault(int(error.exit_code), error.message, error.mend, error.detail)
 
 
 def _identify(subject: Subject, progress: Progress) -> None:

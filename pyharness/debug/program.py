@@ -17,6 +17,7 @@ import drgn
 from qemu.qmp import QMPError
 
 from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.kernels import DEBUG_KERNEL
 from pyharness.artifacts.modules import DRIVER, VMBUS
 from pyharness.errors import HarnessError, UsageError
 from pyharness.machine.qmp import Qmp
@@ -85,7 +86,8 @@ def _require_kernel(program: drgn.Program, what: str) -> None:
     if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
         raise UsageError(
             f"{what} does not say which kernel is in it",
-            mend="a kernel with CONFIG_FW_CFG_SYSFS=y and CONFIG_PROC_KCORE=y says so once it has booted",
+            mend=f"choose a kernel that says so and has symbols, such as {DEBUG_KERNEL}: Debian's do not "
+            "(CONFIG_FW_CFG_SYSFS=y, CONFIG_PROC_KCORE=y)",
         )
 
 

@@ -77,10 +77,16 @@ class GuestConnection(Connection):  # type: ignore[misc]
     def __init__(self, root: Any, channel: Any, config: dict[str, Any]) -> None:
         super().__init__(root, channel, config)
         self._one_call = threading.RLock()
+        self._timed_out: HarnessError | None = None
 
     def sync_request(self, handler: int, *args: Any) -> Any:
-        """Call into the guest. Raises what the guest raised, or why there is no guest any more."""
+        """Call into the guest. Raises what the guest raised, or why there is no guest any more.
+
+        After a call that did not return in its time none is made: it would have to wait for that one.
+        """
         with self._one_call:
+            if self._timed_out:
+                raise self._timed_out
             try:
                 return super().sync_request(handler, *args)
             except Exception as error:
@@ -90,7 +96,10 @@ class GuestConnection(Connection):  # type: ignore[misc]
                     error.add_note(f"in the guest:\n{trace}")
                     raise
                 if isinstance(error, EOFError | OSError):
-                    raise self.explain(error) from error
+                    explained = self.explain(error)
+                    if isinstance(error, TimeoutError):
+                        self._timed_out = explained
+                    raise explained from error
                 raise
 
     def close(self) -> None:

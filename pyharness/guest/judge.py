@@ -72,16 +72,31 @@ def _held() -> tuple[tuple[str, int], ...]:
     return tuple(held)
 
 
-# -- kmemleak
+def detectors() -> tuple[tuple[str, bool], ...]:
+    """(CONFIG option, whether it works) of what can be off in a kernel that has it, by its own decision too."""
+    return (
+        ("DEBUG_KMEMLEAK", _opens(_KMEMLEAK)),
+        ("MEM_ALLOC_PROFILING", _tells(_PROC / "allocinfo", "func:")),
+        ("PROVE_LOCKING", _tells(_PROC / "lockdep_stats", r"debug_locks: +1$")),
+    )
 
 
-def has_kmemleak() -> bool:
-    """Whether the kernel has one that works."""
+def _opens(path: Path) -> bool:
     try:
-        _KMEMLEAK.open("r+").close()
+        path.open("r+").close()
     except OSError:
         return False
     return True
+
+
+def _tells(path: Path, pattern: str) -> bool:
+    try:
+        return bool(re.search(pattern, path.read_text(), re.MULTILINE))
+    except FileNotFoundError:
+        return False
+
+
+# -- kmemleak
 
 
 def clock() -> tuple[int, float]:

@@ -153,19 +153,21 @@ class Symbolizer:
         for section, addresses in _addresses(image, frames).items():
             found = _lines(image, section, sorted(set(addresses.values())))
             for frame, address in addresses.items():
-                places = [Location(name, self._source(file), line) for name, file, line in found.get(address, ())]
+                places = [
+                    Location(name, self._source(file, image), line) for name, file, line in found.get(address, ())
+                ]
                 # Assembler's names are those of a directory that is gone.
                 if places and places[-1].line and not places[-1].file.startswith("/"):
                     located[frame] = places
         return located
 
-    def _source(self, file: str) -> str:
-        """A path as the repository or the kernel's source has it; the headers' directory is what compiled modules."""
+    def _source(self, file: str, image: Path) -> str:
+        """A path as the repository or the kernel's source has it; a module's own sources are at the root."""
         path = Path(os.path.normpath(file))
         for top, depth in ((self.kernel.headers, 0), (self.kernel.headers.parent, 1)):
             if path.is_relative_to(top):
-                path = Path(*path.relative_to(top).parts[depth:])
-        return path.as_posix()
+                return Path(*path.relative_to(top).parts[depth:]).as_posix()
+        return path.as_posix().lstrip("/" if image != self.kernel.vmlinux else "")
 
 
 def _addresses(image: Path, frames: Sequence[Frame]) -> dict[str, dict[Frame, int]]:

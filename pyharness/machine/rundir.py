@@ -107,22 +107,37 @@ def _sweep(base: Path) -> None:
         with suppress(OSError):
             if path.lstat().st_uid != os.getuid():
                 continue
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
+            _remove_unless_locked(path, path / "lock")
 
 
-def new_log_dir(root: Path) -> Path:
-    """A fresh directory for one machine's logs; only the newest stay."""
+class LogDir:
+    """A fresh directory for one machine's logs. Of those that no machine writes to any more only the newest stay."""
+
+    def __init__(self, root: Path) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.path = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        except OSError as error:
+            raise HarnessError(f"no log directory can be made in {root}: {error.strerror}") from error
+        others = sorted(path for path in root.iterdir() if path.is_dir() and path != self.path)
+        for old in others[: 1 - _KEPT_LOGS]:
+            with suppress(OSError):
+                _remove_unless_locked(old, old)
+
+    def release(self) -> None:
+        """Say that nobody writes there any more. May be called more than once."""
+        with suppress(OSError):
+            os.close(self._lock)
+        self._lock = -1
+
+
+def _remove_unless_locked(directory: Path, locked: Path) -> None:
+    """Remove `directory` unless somebody holds a lock on `locked`. Raises OSError."""
+    lock = os.open(locked, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%d-%H%M%S-")
-        fresh = Path(tempfile.mkdtemp(prefix=stamp, dir=root))
-    except OSError as error:
-        raise HarnessError(f"no log directory can be made in {root}: {error.strerror}") from error
-    for old in sorted(path for path in root.iterdir() if path.is_dir())[:-_KEPT_LOGS]:
-        shutil.rmtree(old, ignore_errors=True)
-    return fresh
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(lock)

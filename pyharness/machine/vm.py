@@ -32,7 +32,7 @@ from pyharness.machine.crash import Kind
 from pyharness.machine.dump import dump_memory
 from pyharness.machine.initramfs import build_initramfs
 from pyharness.machine.qmp import Qmp
-from pyharness.machine.rundir import RunDir, new_log_dir
+from pyharness.machine.rundir import LogDir, RunDir
 from pyharness.machine.snapshot import CAPABILITIES, SNAPSHOT_NEEDS, Snapshot, snapshot_key
 from pyharness.machine.terminal import attached_terminal
 
@@ -84,6 +84,7 @@ class Machine:
         self.failure: HarnessError | None = None
         """What ended the machine, if something did."""
         self._run_dir: RunDir | None = None
+        self._logs: LogDir | None = None
         self._console: Console | None = None
         self._qmp: Qmp | None = None
         self._guest: Guest | None = None
@@ -152,14 +153,15 @@ class Machine:
 
     def _begin(self) -> tuple[RunDir, list[str]]:
         self._enter(State.STARTING)
-        self._deadline = time.monotonic() + self.config.boot_timeout_s
         self._run_dir = RunDir()
         return self._run_dir, qemu_command(self.config, self._run_dir)
 
     def _launch(self, run_dir: RunDir, command: list[str], earlier: bytes = b"") -> None:
+        self._deadline = time.monotonic() + self.config.boot_timeout_s
+        self._logs = LogDir(self.config.log_root)
         self._console = Console(
             command,
-            new_log_dir(self.config.log_root),
+            self._logs.path,
             self._on_end,
             earlier,
             is_over=self._is_over,
@@ -177,10 +179,15 @@ class Machine:
 
     def stop(self) -> None:
         """End QEMU and remove everything but the logs. May be called in any state, more than once."""
-        if self.state is State.READY and not self._hangs:
-            for callback in self.config.before_stop:
-                with suppress(HarnessError):  # a guest that dies now has nothing to tell
-                    callback(self)
+        try:
+            if self.state is State.READY and not self._hangs:
+                for callback in self.config.before_stop:
+                    with suppress(HarnessError):  # a guest that dies now has nothing to tell
+                        callback(self)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         with self._change:
             self.state = State.STOPPED
         if self._console:
@@ -192,6 +199,8 @@ class Machine:
             self._agent.close()
         if self._qmp:
             self._qmp.close()
+        if self._logs:
+            self._logs.release()
         if self._run_dir:
             self._run_dir.remove()
             self._run_dir = None

@@ -31,7 +31,8 @@ from pyharness.report.ktap import ktap
 from pyharness.report.recorder import Outcome, Recorder, Result
 from pyharness.report.subjects import Subject
 
-METADATA, JUNIT, KTAP, CONSOLES = "metadata.json", "junit.xml", "results.ktap", "consoles"
+METADATA, JUNIT, KTAP = "metadata.json", "junit.xml", "results.ktap"
+CONSOLES, COVERAGE = "consoles", "coverage"
 _FORMAT = 1
 
 
@@ -42,6 +43,8 @@ class ReportDirectory:
     path: Path
     subjects: Sequence[Subject] = ()
     accelerator: Accelerator | None = None
+    cold: bool = False
+    """Whether the machines boot."""
     _started: float = field(default_factory=time.time)
     _consoles: dict[str, str] = field(default_factory=dict)
 
@@ -53,9 +56,12 @@ class ReportDirectory:
             report.path.mkdir(parents=True, exist_ok=True)
             for name in (JUNIT, KTAP):
                 (report.path / name).unlink(missing_ok=True)
-            if (consoles := report.path / CONSOLES).is_dir():
-                shutil.rmtree(consoles)
-            (report.path / JUNIT).symlink_to(report._aside(JUNIT).name)
+            for name in (METADATA, JUNIT, KTAP):  # what a killed run had begun to write
+                for begun in report.path.glob(f".{name}.*"):
+                    begun.unlink(missing_ok=True)
+            for directory in (report.path / CONSOLES, report.path / COVERAGE):
+                if directory.is_dir():
+                    shutil.rmtree(directory)
             report._write(METADATA, report._metadata(Recorder(), "incomplete", None))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
@@ -64,7 +70,7 @@ class ReportDirectory:
 
     @property
     def pytest_arguments(self) -> list[str]:
-        """What makes pytest write its JUnit XML; it goes through a link, so that nobody sees half of it."""
+        """What makes pytest write its JUnit XML."""
         return [
             f"--junit-xml={self.path / JUNIT}",
             *(
@@ -87,6 +93,12 @@ class ReportDirectory:
             self._write(METADATA, self._metadata(recorder, verdict, code, coverage))
         except OSError as problem:
             raise HarnessError(f"cannot write {self.path}: {problem.strerror}", mend="free some space") from problem
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Have pytest write its JUnit XML through a link, so that nobody sees half of it."""
+        with suppress(OSError):
+            (self.path / JUNIT).symlink_to(self._aside(JUNIT).name)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -196,17 +208,19 @@ class ReportDirectory:
             "exit_code": int(fault.exit_code),
             "headline": fault.message,
             "mend": fault.mend,
-            "command": shlex.join(reproduce(result, self.subjects)),
+            "command": shlex.join(reproduce(result, self.subjects, cold=self.cold)),
             "consoles": [self._consoles.get(log, log) for log in result.consoles],
         }
 
 
-def reproduce(result: Result, subjects: Sequence[Subject]) -> list[str]:
-    """The command that runs this test alone, on the same kernel."""
+def reproduce(result: Result, subjects: Sequence[Subject], *, cold: bool) -> list[str]:
+    """The command that, at the top of the repository, runs what a test's failure is blamed on, on the same kernel."""
     chosen = next((subject for subject in subjects if subject.name == result.kernel), None) or next(
         iter(subjects), None
     )
-    return ["pyharness", "test", *(chosen.arguments if chosen else ()), "--", result.nodeid]
+    to_blame = (result.fault and result.fault.blamed) or result.nodeid
+    arguments = (*(chosen.arguments if chosen else ()), *(["--cold"] if cold else ()))
+    return [".venv/bin/pyharness", "test", *arguments, "--", to_blame]
 
 
 def _kernel_facts(subject: Subject) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Fault:
     mend: str = ""
     detail: str = ""
     where: str = ""
+    blamed: str = ""
+    """The id of the test that caused it, when it is another one than that in which it shows."""
 
     @property
     def verdict(self) -> str:
@@ -89,7 +91,8 @@ def fault_of(item: pytest.Item, error: BaseException) -> tuple[Fault, bool]:
     notes = getattr(worst, "__notes__", ())
     detail = "\n".join((worst.detail.rstrip("\n"), *notes, *dict.fromkeys(others))).strip("\n")
     complete = all(isinstance(leaf, HarnessError) for leaf in leaves)
-    return Fault(int(worst.exit_code), worst.message, worst.mend, detail, where), complete
+    blamed = getattr(worst, "blamed", "")
+    return Fault(int(worst.exit_code), worst.message, worst.mend, detail, where, blamed), complete
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -62,7 +62,7 @@ def subjects_of(config: pytest.Config) -> Subjects:
         names = config.getoption("kernel") or [DEFAULT_KERNEL]
         if unknown := [name for name in names if name not in KERNELS]:
             raise pytest.UsageError(f"there is no kernel {unknown[0]!r}: choose one of {', '.join(KERNELS)}")
-        config.stash[SUBJECTS] = Subjects(names)
+        config.stash[SUBJECTS] = Subjects(dict.fromkeys(names))
     return config.stash[SUBJECTS]
 
 

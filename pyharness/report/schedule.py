@@ -113,7 +113,7 @@ class KernelScheduling:
             self._units = self._split(range(len(first)))
         # One unit each first, so that each kernel gets a worker.
         for node in self.nodes:
-            if self._units and not self._pending[node]:
+            if self._units and not self._pending[node] and self._takes_work(node):
                 self._hand_out(node)
         for node in self.nodes:
             self._supply(node)
@@ -133,8 +133,11 @@ class KernelScheduling:
             for first in range(0, len(tests), _AT_ONCE)
         ]
 
+    def _takes_work(self, node: WorkerController) -> bool:
+        return not node.shutting_down and self._collections.get(node) == self._collection
+
     def _supply(self, node: WorkerController) -> None:
-        if node.shutting_down or self._collections.get(node) != self._collection:
+        if not self._takes_work(node):
             return
         while self._units and len(self._pending[node]) < _RESERVE:
             self._hand_out(node)

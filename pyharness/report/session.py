@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,11 @@ import pytest
 from pyharness import repository
 from pyharness.coverage import Coverage
 from pyharness.errors import Exit, HarnessError
-from pyharness.report.directory import ReportDirectory
+from pyharness.machine.rundir import RunDir
+from pyharness.report.directory import COVERAGE, ReportDirectory
 from pyharness.report.faults import Fault
 from pyharness.report.plugin import SUBJECTS, subjects_of
-from pyharness.report.recorder import Recorder
+from pyharness.report.recorder import Outcome, Recorder
 from pyharness.report.subjects import Subject, Subjects
 from pyharness.report.view import View
 
@@ -51,9 +51,13 @@ class Session:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _terminated)
         repository.BUILD.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="counters-", dir=repository.BUILD) as counters:
-            self._counters = Path(counters)
+        run_dir = RunDir()  # the next start of a machine sweeps it, should this process be killed
+        try:
+            self._counters = run_dir.path / "counters"
+            self._counters.mkdir()
             status = pytest.main([*given, *self.arguments], plugins=plugins)
+        finally:
+            run_dir.remove()
         code = self.recorder.exit_code(int(status))
         if self.report:
             self.report.finish(self.recorder, code, {name: one.facts() for name, one in self.coverage.items()})
@@ -62,6 +66,8 @@ class Session:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Give the session its kernels, and the recorder their names."""
         if self.subjects:
+            if config.getoption("kernel"):
+                raise pytest.UsageError("--kernel belongs before the --, where pyharness chooses the kernels")
             config.stash[SUBJECTS] = Subjects.of(self.subjects, self.cold, self._counters, self.dump)
         self.recorder.kernel_of = subjects_of(config).named_in
 
@@ -69,8 +75,16 @@ class Session:
         """Measure the coverage, and say where the reports are."""
         if not self.recorder.interrupted:
             self._measure(terminalreporter)
+            self._complain_of_nothing(terminalreporter)
         if self.report:
             terminalreporter.write_line(f"report: {self.report.path}")
+
+    def _complain_of_nothing(self, terminal: Any) -> None:
+        results = self.recorder.results.values()
+        if results and all(result.outcome is Outcome.SKIPPED for result in results):
+            nothing = Fault(int(Exit.HARNESS), "no test ran: all were skipped", "choose a kernel that can run them")
+            self.recorder.problems.append(nothing)
+            terminal.write_line(f"{nothing.message}; {nothing.mend}", red=True)
 
     def _measure(self, terminal: Any) -> None:
         assert self._counters
@@ -79,7 +93,7 @@ class Session:
         if self.arguments and not any(self._counters.iterdir()):
             return
         for subject in counting:
-            html = (self.report.path if self.report else repository.BUILD) / "coverage" / subject.name
+            html = (self.report.path if self.report else repository.BUILD) / COVERAGE / subject.name
             try:
                 measured = Coverage.of(self._counters, subject.prepared.kernel, subject.prepared.modules, html)
             except HarnessError as error:
@@ -89,7 +103,9 @@ class Session:
             self.coverage[subject.name] = measured
             terminal.write_line(f"{measured.summary}: {measured.html}")
             # Part of the suite need not run every line.
-            if measured.verdict and not self.arguments:
+            if self.arguments:
+                terminal.write_line("  not judged: pytest was given arguments, so this need not be the whole suite")
+            elif measured.verdict:
                 self.recorder.problems.append(Fault(int(Exit.FAILED), measured.verdict, detail=measured.details()))
                 terminal.write_line(measured.verdict, red=True)
 

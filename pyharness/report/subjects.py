@@ -17,7 +17,6 @@ from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.artifacts.qemu import Qemu, ensure_qemu
 from pyharness.artifacts.rootimage import RootImage
-from pyharness.errors import UsageError
 from pyharness.progress import Progress
 
 
@@ -82,8 +81,6 @@ class Subjects:
         self.counters = counters
         self.dump = dump
         self._ready = dict(ready or {})
-        if len(set(self.names)) < len(self.names):
-            raise UsageError("a kernel is named twice", mend="name each kernel once; a tree must not be called as one")
 
     @classmethod
     def of(cls, subjects: Sequence[Subject], cold: bool, counters: Path | None, dump: bool) -> Subjects:

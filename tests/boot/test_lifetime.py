@@ -92,7 +92,8 @@ def test_qemu_dies_with_the_harness(
             pid = int(number)
             if reached.decode() == stage:
                 break
-        assert pid, harness.stderr.read().decode()
+        else:
+            pytest.fail(f"the harness was never {stage}: {harness.stderr.read().decode()}")
         harness.send_signal(how)
         harness.wait(GONE_S)
         assert wait_gone(pid)
@@ -112,6 +113,16 @@ def test_boots_in_a_row_are_strangers(config: MachineConfig, runtime_dir: Path) 
         assert list(runtime_dir.iterdir()) == []
         assert "Linux version" in machine.console.log.read_text()
     assert len(seen) == 2
+
+
+def test_what_goes_wrong_at_the_end_keeps_no_qemu(config: MachineConfig, runtime_dir: Path) -> None:
+    def fail(_machine: Machine) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"), Machine(replace(config, before_stop=(fail,))) as machine:
+        pid = machine.console.pid
+    assert wait_gone(pid)
+    assert list(runtime_dir.iterdir()) == []
 
 
 def test_two_machines_run_at_once(config: MachineConfig) -> None:

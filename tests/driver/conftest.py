@@ -16,6 +16,8 @@ from pyharness.machine.vm import Machine
 from pyharness.vsp.server import VspServer
 from tests.driver.lab import FIRST, NULL, SECOND, Lab, lab_on, release
 
+_DEVICES = (BlobDevice(FIRST), BlobDevice(SECOND), BlobDevice(NULL, backend=False))
+
 
 @dataclass
 class LabKeeper:
@@ -48,10 +50,19 @@ class LabKeeper:
 
 @pytest.fixture(scope="session")
 def lab_keeper(config: MachineConfig, prepared: Prepared) -> Iterator[LabKeeper]:
-    devices = (BlobDevice(FIRST), BlobDevice(SECOND), BlobDevice(NULL, backend=False))
-    keeper = LabKeeper(replace(config, blob_devices=devices), prepared)
+    keeper = LabKeeper(replace(config, blob_devices=_DEVICES), prepared)
     yield keeper
     keeper.finish()
+
+
+@pytest.fixture
+def lab_for_once(config: MachineConfig, prepared: Prepared) -> Iterator[Lab]:
+    """A lab, for a test that leaves behind what cannot be mended; nobody looks for leaks of memory in it."""
+    with Machine(replace(config, blob_devices=_DEVICES)) as machine, lab_on(machine, prepared.modules) as lab:
+        judge = Judge(machine)
+        judge.begin("the test")
+        yield lab
+        judge.verdict(lab.tolerated, lab.tolerated_reports)
 
 
 @pytest.fixture
@@ -67,8 +78,6 @@ def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
             assert not server.errors, server.errors[0].traceback
             assert server.counters.violations == before
         judge.verdict(lab.tolerated, lab.tolerated_reports)
-        if lab.spent:
-            lab_keeper.discard()
     except BaseException:
         # Whatever is wrong with this guest, the next test does not inherit it.
         lab_keeper.discard()

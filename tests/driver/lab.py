@@ -60,8 +60,6 @@ class Lab:
     """Parts of kernel warnings that the present test provokes."""
     tolerated_reports: tuple[str, ...] = ()
     """Parts of reports of the kernel's detectors, and of what is left behind, that it provokes."""
-    spent: bool = False
-    """What it leaves behind is not to be mended: the next test gets a fresh guest."""
 
     @property
     def guest(self) -> Guest:

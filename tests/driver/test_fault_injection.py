@@ -57,10 +57,11 @@ def test_probe(lab: Lab, inject: Any) -> None:
     assert names(inject.fail_bind(str(FIRST))) == {"ENOMEM", "EFAULT"}
 
 
-def test_remove(lab: Lab, inject: Any) -> None:
+def test_remove(lab_for_once: Lab) -> None:
+    lab = lab_for_once
+    inject = lab.injector()
     # VMBus keeps a ring that it cannot get back from the host, and no driver can mend that.
     lab.tolerated_reports += _KEPT_BY_VMBUS
-    lab.spent = True
     assert names(inject.fail_unbind(str(FIRST))) <= {"ENOMEM", "EFAULT"}
     assert any("Close failed: teardown gpadl return -12" in message.text for message in lab.guest.dmesg())
 

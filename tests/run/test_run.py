@@ -80,6 +80,11 @@ class Run:
                 continue  # it has ended, or is another user's
         return found
 
+    def commands(self, name: str) -> list[list[str]]:
+        """Their command lines, of those that run the program `name`."""
+        lines = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in self.processes()]
+        return [line for line in lines if Path(line[0]).name == name]
+
     def wait_until_gone(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while self.processes():
@@ -130,6 +135,16 @@ def test_a_file_goes_through_and_back(tmp_path: Path, prepared: Prepared, subjec
 
 
 @ONE_KERNEL
+@pytest.mark.parametrize("cold", [False, True], ids=["restored", "cold"])
+def test_a_cold_run_boots(subject: Subject, cold: bool) -> None:
+    run = Run((*(["--cold"] if cold else []), *subject.arguments))
+    run.wait_for("load: ")
+    (qemu,) = run.commands("qemu-system-x86_64")
+    assert ("-incoming" in qemu) == (not cold)
+    assert run.finish() == Exit.OK, run.output
+
+
+@ONE_KERNEL
 @pytest.mark.usefixtures("clean_exit")
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES + 12345])
 def test_files_of_any_size(tmp_path: Path, subject: Subject, size: int) -> None:
@@ -165,10 +180,10 @@ def test_a_killed_run_leaves_no_process_and_hinders_nobody(moment: str, subject:
     run = Run(subject.arguments)
     run.wait_for(moment)
     run.process.kill()
-    run.finish()
-    run.wait_until_gone()
-    again = Run(subject.arguments)
+    assert run.finish() == -signal.SIGKILL
+    again = Run(subject.arguments)  # at once, whatever of the first is still about to end
     assert again.finish() == Exit.OK, again.output
+    run.wait_until_gone()
 
 
 @pytest.fixture
@@ -199,11 +214,11 @@ def test_a_run_that_is_killed_while_the_driver_builds_leaves_no_half_entry(subje
         assert run.process.poll() is None, run.output
         time.sleep(0.005)
     run.process.kill()
-    run.finish()
-    run.wait_until_gone()
+    assert run.finish() == -signal.SIGKILL
     assert built_from(edited, root / "entries/module") == []
     again = Run(subject.arguments, edited)
     assert again.finish() == Exit.OK, again.output
+    run.wait_until_gone()
     (made,) = built_from(edited, root / "entries/module")
     assert {path.name for path in made.glob("*.ko")} == {"hv_azure_blob.ko", "hv_azure_blob.debug.ko"}
     assert built_from(edited, root / "tmp") == []

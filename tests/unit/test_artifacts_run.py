@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -90,8 +91,8 @@ def test_a_tool_that_ignores_sigterm_is_killed() -> None:
     wait_until_gone(pids[0])
 
 
-def test_a_killed_runner_takes_its_tool_along() -> None:
-    program = "from pyharness.artifacts.run import run; run(['sh', '-c', 'echo $$; exec sleep 1000'], on_line=print)"
+def killed_runner(program: str) -> int:
+    """The process id that a tool says first, after its runner has been killed."""
     runner = subprocess.Popen(
         [sys.executable, "-u", "-c", program],
         stdout=subprocess.PIPE,
@@ -102,4 +103,34 @@ def test_a_killed_runner_takes_its_tool_along() -> None:
     pid = int(runner.stdout.readline())
     runner.kill()
     runner.wait()
-    wait_until_gone(pid)
+    return pid
+
+
+def test_a_killed_runner_takes_its_tool_along() -> None:
+    program = "from pyharness.artifacts.run import run; run(['sh', '-c', 'echo $$; exec sleep 1000'], on_line=print)"
+    wait_until_gone(killed_runner(program))
+
+
+def test_a_killed_runner_takes_along_what_make_has_started(tmp_path: Path) -> None:
+    """A make that is killed itself leaves the makes below it at work."""
+    (tmp_path / "Makefile").write_text("all:\n\t@$(MAKE) -s below\nbelow:\n\t@echo $$$$; exec sleep 1000\n")
+    command = ["make", "-s", "--no-print-directory", "-C", str(tmp_path)]
+    wait_until_gone(killed_runner(f"from pyharness.artifacts.run import run; run({command}, on_line=print)"))
+
+
+def test_a_tool_that_outlives_its_runner_keeps_the_lock(tmp_path: Path) -> None:
+    fifo, path = tmp_path / "fifo", tmp_path / "lock"
+    os.mkfifo(fifo)
+    program = (
+        "import fcntl\nfrom pyharness.artifacts.run import held_by_tools, run\n"
+        f"lock = open({str(path)!r}, 'w')\nfcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "with held_by_tools(lock.fileno()):\n"
+        f"    run(['sh', '-c', 'trap \"\" TERM; echo $$; read line <{fifo}'], on_line=print)\n"
+    )
+    pid = killed_runner(program)
+    with path.open() as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fifo.write_text("go on\n")
+        wait_until_gone(pid)
+        fcntl.flock(lock, fcntl.LOCK_EX)

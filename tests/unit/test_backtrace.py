@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyharness.artifacts.kernels import Kernel
+from pyharness.artifacts.modules import path_mapping
 from pyharness.machine.backtrace import Frame, Location, Symbolizer, decode, essence, stacks_in
 
 SPLATS = Path(__file__).parent / "splats"
@@ -62,7 +63,7 @@ def test_a_lock_inversion_has_the_stack_of_each_side() -> None:
     assert titles == ["-> #1 (second_lock){+.+.}-{3:3}", "-> #0 (first_lock){+.+.}-{3:3}", "Call Trace"]
 
 
-@pytest.mark.parametrize("kernel", ["debian-6.1", "debian-6.12", "debug-6.12"])
+@pytest.mark.parametrize("kernel", ["debian-6.1", "debian-6.12", "debug-6.12"], ids="of {}".format)
 def test_where_an_oops_happened_comes_first(kernel: str) -> None:
     ((title, symbols), *_) = stacks_of(f"null-dereference-{kernel}")
     assert title == "Call Trace" and symbols[:2] == ["null_dereference", "fault_write"]
@@ -86,9 +87,12 @@ def test_a_stack_of_reporting_functions_alone_is_kept() -> None:
     assert essence(frames) == frames
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A module as the kernel's build makes one: relocatable, a section for what runs once, paths mapped away."""
+@pytest.fixture(scope="module", params=["compiled-in-the-headers", "compiled-in-place"])
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module as the kernel's build makes one: relocatable, a section for what runs once, paths mapped away.
+
+    Linux 6.13 and later compile a module where its sources are, by relative paths.
+    """
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed; install the Debian package gcc")
     top = tmp_path_factory.mktemp("module")
@@ -98,9 +102,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE)
     flags = ["-g", "-O2", "-fno-optimize-sibling-calls", "-mcmodel=kernel", "-fno-pie"]
-    mapping = f"-ffile-prefix-map={top / 'sources'}/="
-    output = top / "demo.debug.ko"
-    subprocess.run(["gcc", *flags, mapping, "-c", "-o", output, source], cwd=headers, check=True)
+    command: list[str | Path] = ["gcc", *flags, *path_mapping(top / "sources"), "-c", "-o", top / "demo.debug.ko"]
+    if request.param == "compiled-in-place":
+        subprocess.run([*command, source.name], cwd=source.parent, check=True)
+    else:
+        subprocess.run([*command, source], cwd=headers, check=True)
     return top
 
 

@@ -60,9 +60,17 @@ CASES = {
     "consequence": (CONSEQUENCE, "", Exit.GUEST_CRASH),
     "not importable": ("import nothing_that_is_there\n", "", Exit.HARNESS),
     "no test": ("", "", Exit.HARNESS),
+    "all skipped": ("import pytest\n@pytest.mark.skip\ndef test_it():\n    pass\n", "", Exit.HARNESS),
     "fault of pytest": (PASS, BROKEN_PLUGIN, Exit.HARNESS),
 }
-DIFFERENT_WITH_WORKERS = ("timeout and crash", "consequence", "not importable", "no test", "fault of pytest")
+DIFFERENT_WITH_WORKERS = (
+    "timeout and crash",
+    "consequence",
+    "not importable",
+    "no test",
+    "all skipped",
+    "fault of pytest",
+)
 """Where the way of the cause to the exit code is another one."""
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pyharness.errors import HarnessError
 from pyharness.machine import rundir
-from pyharness.machine.rundir import RunDir, new_log_dir
+from pyharness.machine.rundir import LogDir, RunDir
 
 # Longest path of a UNIX socket, without its NUL (unix(7)).
 SUN_PATH_MAX = 107
@@ -96,6 +96,19 @@ def test_without_a_writable_place_the_error_says_so(monkeypatch: pytest.MonkeyPa
 def test_only_the_newest_logs_stay(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"20200101-0000{number:02}-x").mkdir()
-    fresh = new_log_dir(tmp_path)
+    fresh = LogDir(tmp_path)
     kept = sorted(path.name for path in tmp_path.iterdir())
-    assert len(kept) == 32 and fresh.name == kept[-1] and "20200101-000000-x" not in kept
+    assert len(kept) == 32 and fresh.path.name == kept[-1] and "20200101-000000-x" not in kept
+    fresh.release()
+    fresh.release()
+
+
+def test_logs_that_are_being_written_stay(tmp_path: Path) -> None:
+    """A machine that lives for a whole session is the oldest soon."""
+    alive = LogDir(tmp_path)
+    others = [LogDir(tmp_path) for _ in range(40)]
+    assert alive.path.exists()
+    for one in (alive, *others):
+        one.release()
+    LogDir(tmp_path).release()
+    assert len(list(tmp_path.iterdir())) == 32

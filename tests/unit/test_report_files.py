@@ -19,6 +19,7 @@ from pyharness import cli, repository
 from pyharness.artifacts.kernels import KERNELS
 from pyharness.commands import matrix
 from pyharness.errors import Exit
+from pyharness.report.directory import reproduce
 from pyharness.report.faults import Fault
 from pyharness.report.ktap import ktap
 from pyharness.report.recorder import Outcome, Recorder, Result
@@ -100,7 +101,7 @@ def test_metadata_has_the_command_that_reproduces_each_failure(ran: Inner) -> No
     crash = failures[CRASH]
     assert (crash["class"], crash["exit_code"], crash["kernel"]) == ("crash", Exit.GUEST_CRASH, "other")
     assert (crash["headline"], crash["mend"]) == ("BUG: KASAN in foo", "look at it")
-    assert shlex.split(crash["command"]) == ["pyharness", "test", "--kernel", "other", "--", CRASH]
+    assert shlex.split(crash["command"]) == [".venv/bin/pyharness", "test", "--kernel", "other", "--", CRASH]
     assert shlex.split(failures[TIMEOUT]["command"])[-1] == TIMEOUT
     assert {failure["class"] for failure in failures.values()} == {"crash", "fail", "timeout", "error"}
     assert failures["inner/test_sample.py::test_bad[other]"]["headline"].startswith("AssertionError: not this one")
@@ -290,13 +291,23 @@ def test_a_killed_session_has_left_that_it_is_incomplete(tmp_path: Path) -> None
     report.mkdir()
     (report / "results.ktap").write_text("KTAP version 1\n1..0\n")
     (report / "junit.xml").write_text("<testsuites/>")
+    (report / ".junit.xml.1").touch()
+    (report / "coverage" / "other").mkdir(parents=True)
     killed = "import os, signal\ndef test_it():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     inner = Inner(tmp_path, report=report).write("test_a.py", killed)
     assert inner.run() == -9
     assert metadata_of(inner)["verdict"] == "incomplete"
-    assert not (report / "results.ktap").exists() and not (report / "junit.xml").exists()
+    assert [path.name for path in report.iterdir()] == ["metadata.json"]
     assert inner.write("test_a.py", "def test_it():\n    pass\n").run() == Exit.OK, "the same directory once more"
     assert metadata_of(inner)["verdict"] == "pass"
+
+
+def test_the_command_is_that_of_the_test_to_blame(tmp_path: Path) -> None:
+    """What kmemleak finds at the end shows in whatever test was the last."""
+    leak = Fault(int(Exit.GUEST_CRASH), "it leaked", blamed="a.py::test_it[other]")
+    result = Result("z.py::test_last[other]", "other", Outcome.FAILED, fault=leak)
+    command = reproduce(result, [fake_subject(tmp_path, "other")], cold=True)
+    assert command[1:] == ["test", "--kernel", "other", "--cold", "--", "a.py::test_it[other]"]
 
 
 @pytest.mark.parametrize("command", ["test", "matrix"])

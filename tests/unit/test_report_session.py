@@ -81,12 +81,19 @@ def test_a_test_that_one_kernel_runs_is_not_there_on_the_others(tmp_path: Path, 
 
 def test_a_test_that_no_kernel_of_the_session_can_run_is_skipped_with_the_reason(tmp_path: Path) -> None:
     inner = Inner(tmp_path, {"lone": ()}).write("test_a.py", MARKED)
-    assert inner.run() == Exit.OK, inner.output
+    assert inner.run() == Exit.HARNESS, "nothing was tested"
     assert set(inner.outcomes.values()) == {"skipped"}
     assert inner.results["inner/test_a.py::test_default[lone]"]["reason"] == (
         "about the harness; `--kernel debian-6.12` runs it"
     )
-    assert "3 skipped" in inner.output
+    assert "3 skipped" in inner.output and "no test ran: all were skipped" in inner.output
+
+
+def test_a_kernel_behind_the_dashes_is_refused(tmp_path: Path) -> None:
+    """It would be taken for pytest's own option, and do nothing."""
+    inner = Inner(tmp_path, arguments=("--kernel", "other")).write("test_a.py", MARKED)
+    assert inner.run() == Exit.USAGE
+    assert "--kernel belongs before the --" in inner.output
 
 
 def test_a_test_without_a_kernel_cannot_ask_for_one(tmp_path: Path) -> None:
