@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which lines of the driver, and which of those that we change in hv_vmbus, have run: gcov in the kernel, gcovr here.
+"""Which lines of the driver, and of those that we change in channel_mgmt.c, have run: gcov in the kernel, gcovr here.
 
 A `Collector` takes what each machine counted shortly before it ends, `Coverage.of` makes numbers and a report of it.
 """

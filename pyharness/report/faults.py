@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ VERDICTS = {
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TAIL_LINES = 40
+_SUITES_TIMEOUT = re.compile(r"^Failed: Timeout \(>\S+s\) from pytest-timeout")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def fault_of(item: pytest.Item, error: BaseException) -> tuple[Fault, bool]:
     where = _where(item, error)
     if not found:
         said = pytest.ExceptionInfo.from_exception(error).exconly().strip().split("\n")[0]
-        return Fault(int(Exit.FAILED), said, where=where), False
+        code = Exit.TIMEOUT if _SUITES_TIMEOUT.search(said) else Exit.FAILED
+        return Fault(int(code), said, where=where), False
     found.sort(key=lambda one: WORST_FIRST.index(one.exit_code))
     worst = found[0]
     leaves = list(_leaves(error))

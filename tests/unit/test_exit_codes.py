@@ -52,6 +52,11 @@ CASES = {
     "failure": ("def test_it():\n    assert 1 == 2\n", "", Exit.FAILED),
     "crash": (raising("GuestCrashed"), "", Exit.GUEST_CRASH),
     "timeout": (raising("TimedOut"), "", Exit.TIMEOUT),
+    "the suite's timeout": (
+        "import pytest, time\n@pytest.mark.timeout(0.2)\ndef test_it():\n    time.sleep(60)\n",
+        "",
+        Exit.TIMEOUT,
+    ),
     "harness": (raising("HarnessError"), "", Exit.HARNESS),
     "check": (raising("CheckFailed"), "", Exit.FAILED),
     "timeout and crash": (raising("TimedOut") + raising("GuestCrashed", "test_more"), "", Exit.GUEST_CRASH),
