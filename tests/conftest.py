@@ -67,6 +67,8 @@ class SharedMachine:
     config: MachineConfig
     machine: Machine | None = None
     judge: Judge | None = None
+    tolerated: tuple[str, ...] = ()
+    """Parts of kernel warnings that the present test provokes."""
 
     def running(self) -> Machine:
         if self.machine and self.machine.failure:
@@ -105,10 +107,11 @@ def machine(shared_machine: SharedMachine, request: pytest.FixtureRequest) -> It
     machine = shared_machine.running()
     judge = shared_machine.judge
     assert judge
+    shared_machine.tolerated = ()
     try:
         judge.begin(request.node.nodeid)
         yield machine
-        judge.verdict()
+        judge.verdict(shared_machine.tolerated)
     except BaseException:
         shared_machine.stop()
         raise

@@ -29,6 +29,9 @@ _FAULT = re.compile(rf"RIP: 0010:{_SYMBOL}")
 _NO_TITLE = re.compile(r" *((\[<[0-9a-f]+>\] )?\? |</?[#A-Za-z_ ]+>$|(RIP|RSP|R..|Code|ORIG_RAX): )")
 _CALL_TRACE = "Call Trace"
 
+# Since Linux 6.13 modules are compiled in place. Binutils joins a relative directory of compilation with itself.
+_DOUBLED = re.compile(r"^([^/].*/)\1")
+
 _SECTION = re.compile(r" *\[ *(\d+)\] (\S+) ")
 _ENTRY = re.compile(
     r" *\d+: (?P<value>[0-9a-f]+) +(?P<size>\w+) (FUNC|NOTYPE) +\S+ +\S+ +(?P<section>\d+) (?P<name>\S+)"
@@ -153,21 +156,19 @@ class Symbolizer:
         for section, addresses in _addresses(image, frames).items():
             found = _lines(image, section, sorted(set(addresses.values())))
             for frame, address in addresses.items():
-                places = [
-                    Location(name, self._source(file, image), line) for name, file, line in found.get(address, ())
-                ]
+                places = [Location(name, self._source(file), line) for name, file, line in found.get(address, ())]
                 # Assembler's names are those of a directory that is gone.
                 if places and places[-1].line and not places[-1].file.startswith("/"):
                     located[frame] = places
         return located
 
-    def _source(self, file: str, image: Path) -> str:
-        """A path as the repository or the kernel's source has it; a module's own sources are at the root."""
-        path = Path(os.path.normpath(file))
+    def _source(self, file: str) -> str:
+        """A path as the repository or the kernel's source has it; the headers' directory is what compiled modules."""
+        path = Path(os.path.normpath(_DOUBLED.sub(r"\1", file)))
         for top, depth in ((self.kernel.headers, 0), (self.kernel.headers.parent, 1)):
             if path.is_relative_to(top):
-                return Path(*path.relative_to(top).parts[depth:]).as_posix()
-        return path.as_posix().lstrip("/" if image != self.kernel.vmlinux else "")
+                path = Path(*path.relative_to(top).parts[depth:])
+        return path.as_posix()
 
 
 def _addresses(image: Path, frames: Sequence[Frame]) -> dict[str, dict[Frame, int]]:

@@ -102,7 +102,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE)
     flags = ["-g", "-O2", "-fno-optimize-sibling-calls", "-mcmodel=kernel", "-fno-pie"]
-    command: list[str | Path] = ["gcc", *flags, *path_mapping(top / "sources"), "-c", "-o", top / "demo.debug.ko"]
+    command: list[str | Path] = ["gcc", *flags, path_mapping(top / "sources"), "-c", "-o", top / "demo.debug.ko"]
     if request.param == "compiled-in-place":
         subprocess.run([*command, source.name], cwd=source.parent, check=True)
     else:
