@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -56,12 +58,13 @@ class Run:
             start_new_session=True,
         )
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str) -> str:
+        """The line with the text."""
         assert self.process.stderr
         for line in self.process.stderr:
             self.output += line
             if text in line:
-                return
+                return line
         pytest.fail(f"the run ended before it said {text!r}:\n{self.output}")
 
     def finish(self) -> int:
@@ -141,6 +144,17 @@ def test_a_cold_run_boots(subject: Subject, cold: bool) -> None:
     run.wait_for("load: ")
     (qemu,) = run.commands("qemu-system-x86_64")
     assert ("-incoming" in qemu) == (not cold)
+    assert run.finish() == Exit.OK, run.output
+
+
+@ONE_KERNEL
+def test_a_run_waits_for_gdb(subject: Subject) -> None:
+    run = Run(("--gdb", *subject.arguments))
+    command = run.wait_for("  gdb ")
+    typed = ("break az_blob_ioctl", "continue", "backtrace 1", "delete", "detach")
+    words = [*shlex.split(command), "-nx", "-batch", *(word for line in typed for word in ("-ex", line))]
+    said = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+    assert re.search(r"^#0  az_blob_ioctl \(", said, re.MULTILINE), said
     assert run.finish() == Exit.OK, run.output
 
 

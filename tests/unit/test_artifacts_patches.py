@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyharness.artifacts.patches import apply_patches, lay_over
+from pyharness.artifacts.patches import apply_patches, is_applied, lay_over
 from pyharness.errors import CheckFailed, HarnessError
 
 ORIGINAL = "one\ntwo\nthree\nfour\nfive\n"
@@ -97,3 +97,14 @@ def test_a_patch_that_needs_fuzz_is_refused(tree: Tree) -> None:
     (tree.tree / "dir/hooked.c").write_text(ORIGINAL.replace("two", "2"))
     with pytest.raises(CheckFailed):
         apply_patches([tree.patch("hook")], tree.tree, "this")
+
+
+def test_a_patch_that_a_tree_has_is_known(tree: Tree) -> None:
+    """Looked at, the tree stays as it is; another patch of the same place is none that it has."""
+    patch = tree.patch("hook")
+    assert not is_applied(patch, tree.tree)
+    apply_patches([patch], tree.tree, "the tree")
+    before = tree.content()
+    assert is_applied(patch, tree.tree)
+    assert not is_applied(tree.patch("another"), tree.tree)
+    assert tree.content() == before

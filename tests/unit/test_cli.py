@@ -18,6 +18,7 @@ from typing import cast
 import pytest
 
 from pyharness import cli, repository
+from pyharness.artifacts.kernels import KERNELS
 from pyharness.commands import check, clean, run
 from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, TimedOut
 from pyharness.progress import Progress
@@ -56,6 +57,43 @@ def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[s
         cli.main([command, "--help"])
     assert ended.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_kernels_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYHARNESS_CACHE", str(tmp_path))
+    assert cli.main(["kernels"]) == Exit.OK
+    head, *rows, snapshots = capsys.readouterr().out.splitlines()
+    assert head.startswith("NAME") and snapshots.startswith("0 snapshots")
+    assert [row.split()[:3] for row in rows] == [[name, "-", "no"] for name in KERNELS]
+    assert cli.main(["kernels", "--json"]) == Exit.OK
+    listed = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["release"], row["bytes"]) for row in listed] == [(name, None, 0) for name in KERNELS]
+
+
+@pytest.mark.parametrize("names", [("debian-6.12", "debian-6.12"), ("debian-6.12", "debian-6.13")])
+def test_kernels_of_a_session_are_looked_at_first(
+    names: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the report says so."""
+    arguments = [word for name in names for word in ("--kernel", name)]
+    assert cli.main(["test", *arguments, "--report", str(tmp_path / "out")]) == Exit.USAGE
+    assert names[1] in one_line(capsys.readouterr().err)
+    metadata = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert metadata["verdict"] == "usage" and names[1] in metadata["problems"][0]["headline"]
+
+
+def test_a_matrix_of_which_nothing_can_be_made_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise CheckFailed("hv_azure_blob does not build")
+
+    monkeypatch.setattr("pyharness.commands.test.subject_of", refuse)
+    assert cli.main(["matrix", "--report", str(tmp_path / "out")]) == Exit.FAILED
+    assert "hv_azure_blob does not build" in capsys.readouterr().err.splitlines()[-1]
+    assert json.loads((tmp_path / "out" / "metadata.json").read_text())["verdict"] == "fail"
 
 
 @pytest.mark.parametrize("argv", [[], ["launch"], ["run", "--no-such-option"]])
