@@ -265,7 +265,8 @@ class Cache:
         try:
             with self.space(needs):
                 aside.mkdir(mode=0o700)
-                builder(aside)
+                with held_by_tools(fd):
+                    builder(aside)
                 self._record(fd, aside)
                 final = self.path(kind, key)
                 final.parent.mkdir(mode=0o700, exist_ok=True)

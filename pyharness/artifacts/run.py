@@ -8,15 +8,17 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyharness.errors import HarnessError
 
 _TAIL_LINES = 60
 _TERM_GRACE_S = 2.0
+_POLL_S = 0.01
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "enough free space in")
 
 # Debian package of each tool that is not in a minimal installation.
@@ -136,12 +138,14 @@ def run(
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(_TERM_GRACE_S)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
+    """End the tool and all that it has started, so that nothing is written any more to what is going to be removed."""
+    with suppress(subprocess.TimeoutExpired, ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_TERM_GRACE_S)
+    deadline = time.monotonic() + _TERM_GRACE_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:  # it may be that nobody reaps them
+            os.killpg(process.pid, signal.SIGKILL)
+            process.poll()
+            time.sleep(_POLL_S)
     process.wait()
