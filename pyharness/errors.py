@@ -24,6 +24,17 @@ class Exit(IntEnum):
     HARNESS = 5
 
 
+VERDICTS = {
+    Exit.OK: "pass",
+    Exit.FAILED: "fail",
+    Exit.USAGE: "usage",
+    Exit.GUEST_CRASH: "crash",
+    Exit.TIMEOUT: "timeout",
+    Exit.HARNESS: "error",
+}
+"""What reports call each in one word."""
+
+
 class HarnessError(Exception):
     """The harness or its environment failed: no disk, no package, QEMU died."""
 

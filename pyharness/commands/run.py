@@ -26,20 +26,13 @@ from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
 from pyharness.client.device import HostError
 from pyharness.commands import options
-from pyharness.errors import CheckFailed, Exit, HarnessError, UsageError
+from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 from pyharness.rig import NODE, Rig, rig
 
 _BLOB = "/pyharness/run"
 _MIB = 1 << 20
-_VERDICTS = {
-    Exit.FAILED: "fail",
-    Exit.USAGE: "usage",
-    Exit.GUEST_CRASH: "crash",
-    Exit.TIMEOUT: "timeout",
-    Exit.HARNESS: "error",
-}
 
 
 @dataclass
@@ -129,7 +122,7 @@ def _written(report: Report, progress: Progress, path: Path | None) -> Iterator[
 
 def _verdict_of(error: BaseException) -> str:
     if isinstance(error, HarnessError):
-        return _VERDICTS[error.exit_code]
+        return VERDICTS[error.exit_code]
     return "error" if isinstance(error, Exception) else "interrupted"
 
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import pytest
 
-from pyharness.errors import Exit, HarnessError, UsageError
+from pyharness.errors import VERDICTS, Exit, HarnessError, UsageError
 from pyharness.machine.accel import Accelerator
-from pyharness.report.faults import VERDICTS
 from pyharness.report.ktap import ktap
 from pyharness.report.recorder import Outcome, Recorder, Result
 from pyharness.report.subjects import Subject

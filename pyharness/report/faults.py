@@ -12,18 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyharness.errors import Exit, HarnessError
+from pyharness.errors import VERDICTS, Exit, HarnessError
 from pyharness.machine.vm import Machine
 
 WORST_FIRST = (Exit.GUEST_CRASH, Exit.HARNESS, Exit.TIMEOUT, Exit.USAGE, Exit.FAILED)
-VERDICTS = {
-    Exit.OK: "pass",
-    Exit.FAILED: "fail",
-    Exit.USAGE: "usage",
-    Exit.GUEST_CRASH: "crash",
-    Exit.TIMEOUT: "timeout",
-    Exit.HARNESS: "error",
-}
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TAIL_LINES = 40

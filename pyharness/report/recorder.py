@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pyharness.errors import Exit
-from pyharness.report.faults import VERDICTS, WORST_FIRST, Fault
+from pyharness.errors import VERDICTS, Exit
+from pyharness.report.faults import WORST_FIRST, Fault
 
 
 class Outcome(Enum):
