@@ -64,7 +64,7 @@ def c_sources() -> list[Path]:
 
 def patches() -> list[Path]:
     """The patches against the kernel, relative to the repository's root."""
-    return sorted(file.relative_to(repository.ROOT) for file in (repository.ROOT / "kernel").glob("patches/*.patch"))
+    return sorted(file.relative_to(repository.ROOT) for file in (repository.ROOT / "kernel").rglob("*.patch"))
 
 
 def _checkpatch(kernel_source: Path) -> Result:

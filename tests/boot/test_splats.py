@@ -100,15 +100,19 @@ class Victim:
     module: Module
     machine: Machine | None = None
 
-    def fit(self, *, fresh: bool = False) -> Machine:
-        """The guest; a fresh one for lockdep, which gives up after the first report of any kind of corruption."""
-        if self.machine and (fresh or self.machine.failure):
+    def fit(self) -> Machine:
+        """The guest; a fresh one when it has died, or when lockdep has given up, as it does after many a report."""
+        if self.machine and (self.machine.failure or self._has_lost_lockdep(self.machine)):
             self.discard()
         if self.machine is None:
             self.machine = Machine(self.config)
             self.machine.start()
             self.machine.guest.insmod(self.module.path)
         return self.machine
+
+    def _has_lost_lockdep(self, machine: Machine) -> bool:
+        detectors = dict(machine.guest.module("pyharness.guest.judge").detectors())
+        return self.config.kernel.has("PROVE_LOCKING") and not detectors["PROVE_LOCKING"]
 
     def discard(self) -> None:
         if self.machine:
@@ -156,7 +160,7 @@ def test_each_fault_has_a_test(victim: Victim) -> None:
 
 @pytest.mark.parametrize("fault", [param(fault, fault.name) for fault in SURVIVED])
 def test_a_report_that_the_kernel_survives_fails_its_test(victim: Victim, fault: Fault) -> None:
-    machine = victim.fit(fresh=fault.kind is Kind.LOCKDEP)
+    machine = victim.fit()
     path = machine.guest.module("pathlib").Path
     before = {limit: str(path(limit).read_text()) for limit in fault.limits}
     judge = Judge(machine)
@@ -203,7 +207,8 @@ def test_a_triple_fault_is_told_from_a_reboot(victim: Victim) -> None:
 
 @pytest.mark.kernel_has("MEM_ALLOC_PROFILING")
 def test_what_a_module_leaves_behind_is_named_by_its_line(victim: Victim) -> None:
-    machine = victim.fit(fresh=True)
+    victim.discard()  # the module is going to be unloaded
+    machine = victim.fit()
     judge = Judge(machine)
     judge.begin("unload")
     commit(machine, "unload-leftover")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pyharness.machine import rundir
 from pyharness.report.subjects import Subject
 from tests.marked import PATIENCE_S, Marked
 
@@ -48,4 +49,6 @@ def test_nothing_is_left(
     (os.killpg if whole_group else os.kill)(session.process.pid, number)
     assert session.finish() == (-number if number == signal.SIGKILL else 128 + number), session.output
     session.wait_until_gone()
+    if number == signal.SIGKILL:
+        rundir._sweep(runtime)  # as each start of a machine does
     assert list(runtime.iterdir()) == []

@@ -50,6 +50,7 @@ KERNELS: dict[str, DebianKernel | SourceKernel] = {
         release="bookworm",
         source=r"linux-source-6\.12",
         configs=("guest", "linux-6", "debug"),
+        patches=("debug-shadow",),
     ),
     "lean-7": SourceKernel(
         summary="the newest 7.x that Debian has, configured for the guest alone",

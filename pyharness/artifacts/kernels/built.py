@@ -20,6 +20,7 @@ from pyharness import repository
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.kernel import SOURCE_FILES, UNUSED_DRIVERS, Kernel, load, save
+from pyharness.artifacts.patches import apply_patches
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed, HarnessError, UsageError
 from pyharness.progress import Progress
@@ -48,12 +49,21 @@ _OTHER_ARCHITECTURES += " riscv s390 sh sparc um xtensa"
 
 @dataclass(frozen=True)
 class SourceKernel:
-    """A kernel of one of Debian's source packages; `source` matches its name, `configs` are files of kernel/configs."""
+    """A kernel of one of Debian's source packages; `source` matches its name.
+
+    `configs` and `patches` are files of kernel/configs; a patch says why it is there.
+    """
 
     summary: str
     release: str
     source: str
     configs: tuple[str, ...]
+    patches: tuple[str, ...] = ()
+
+    @property
+    def patch_files(self) -> list[Path]:
+        """What is changed in the source, in its order."""
+        return [CONFIGS / f"{patch}.patch" for patch in self.patches]
 
     @property
     def config_files(self) -> list[Path]:
@@ -96,9 +106,8 @@ def cached_source_kernel(name: str, spec: SourceKernel, cache: Cache) -> Kernel 
 
 
 def _package_key(spec: SourceKernel, package: Package) -> str:
-    return key_of(
-        _RECIPE, package.name, package.version, _compiler(), files={path.name: path for path in spec.config_files}
-    )
+    files = {path.name: path for path in (*spec.config_files, *spec.patch_files)}
+    return key_of(_RECIPE, package.name, package.version, _compiler(), files=files)
 
 
 def _newest(name: str, spec: SourceKernel, apt: Apt) -> Package:
@@ -131,6 +140,7 @@ def _build_package(
     excluded = [f"--exclude=*/{path}/*.{suffix}" for path in unused for suffix in ("[chS]", "dts", "dtsi")]
     run(["tar", "-xf", archive, "-C", tree, "--strip-components=1", *excluded], env={"XZ_DEFAULTS": "-T0"})
     shutil.rmtree(debs)
+    apply_patches(spec.patch_files, tree, name, HarnessError)
     # Below the source its paths are relative, so the objects do not depend on where they were made.
     objects = tree / "build"
     try:
