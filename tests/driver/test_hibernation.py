@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Suspend and resume of the device, in a hibernation that the kernel's own test mode turns back."""
+"""Suspend and resume of busy and idle devices, in a hibernation that the kernel's own test mode turns back."""
 
 from __future__ import annotations
 
@@ -19,19 +19,9 @@ def open_file(lab: Lab, node: str) -> Iterator[int]:
     lab.guest.module("os").close(fd)
 
 
-def test_hibernation_of_idle_devices(lab: Lab, open_file: int) -> None:
-    """Nodes and open files stay and serve on."""
+def test_hibernation(lab: Lab, node: str, vsp: VspServer, open_file: int) -> None:
+    """Nodes and open files stay and serve on. Who waited gets EIO, and a late answer to it comes to nothing."""
     nodes = dict(lab.work.nodes())
-    lab.work.hibernate()
-    assert dict(lab.work.nodes()) == nodes
-    assert lab.work.attempt(open_file) == 0
-    for instance in (FIRST, SECOND):
-        assert lab.work.attempt_on(nodes[str(instance)]) == 0
-    assert lab.work.answer_of(nodes[str(NULL)])[:2] == (0, 0)
-
-
-def test_hibernation_with_a_held_request(lab: Lab, node: str, vsp: VspServer, open_file: int) -> None:
-    """Its caller gets EIO after the resume, its pages are let go, and a late answer comes to nothing."""
     before = lab.work.pinned_pages()
     vsp.behaviour = lambda request: True
     waiter = lab.work.start("waiter_errno", node)
@@ -41,4 +31,8 @@ def test_hibernation_with_a_held_request(lab: Lab, node: str, vsp: VspServer, op
     assert lab.work.pinned_pages() == before
     assert not held.complete(), "the channel it came on is closed"
     vsp.behaviour = None
+    assert dict(lab.work.nodes()) == nodes
     assert lab.work.attempt(open_file) == 0
+    for instance in (FIRST, SECOND):
+        assert lab.work.attempt_on(nodes[str(instance)]) == 0
+    assert lab.work.answer_of(nodes[str(NULL)])[:2] == (0, 0)
