@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyharness.errors import CheckFailed, GuestCrashed, HarnessError
+from pyharness.guest.judge import DETECTORS
 from pyharness.guest.kernel import LOST
 from pyharness.machine.backtrace import stacks_in
 from pyharness.machine.crash import Kind, splats_in
@@ -209,8 +210,8 @@ class Judge:
 
     def _check_detectors(self) -> None:
         kernel = self._machine.config.kernel
-        off = [option for option, works in self._guest.detectors() if kernel.has(option) and not works]
-        if off:
+        wanted = tuple(option for option in DETECTORS if kernel.has(option))
+        if off := self._guest.off(wanted) if wanted else ():
             raise HarnessError(
                 f"the guest's kernel has CONFIG_{off[0]}, but it is off{_more(off)}: nothing can be judged by it",
                 mend=f"see what the kernel says of it in {self._machine.console.log}",

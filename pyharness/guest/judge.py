@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 MODULES = ("hv_azure_blob", "hv_vmbus")
@@ -72,13 +73,9 @@ def _held() -> tuple[tuple[str, int], ...]:
     return tuple(held)
 
 
-def detectors() -> tuple[tuple[str, bool], ...]:
-    """(CONFIG option, whether it works) of what can be off in a kernel that has it, by its own decision too."""
-    return (
-        ("DEBUG_KMEMLEAK", _opens(_KMEMLEAK)),
-        ("MEM_ALLOC_PROFILING", _tells(_PROC / "allocinfo", "func:")),
-        ("PROVE_LOCKING", _tells(_PROC / "lockdep_stats", r"debug_locks: +1$")),
-    )
+def off(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of these DETECTORS that do not work."""
+    return tuple(option for option in options if not DETECTORS[option]())
 
 
 def _opens(path: Path) -> bool:
@@ -94,6 +91,14 @@ def _tells(path: Path, pattern: str) -> bool:
         return bool(re.search(pattern, path.read_text(), re.MULTILINE))
     except FileNotFoundError:
         return False
+
+
+DETECTORS: dict[str, Callable[[], bool]] = {
+    "DEBUG_KMEMLEAK": lambda: _opens(_KMEMLEAK),
+    "MEM_ALLOC_PROFILING": lambda: _tells(_PROC / "allocinfo", "func:"),
+    "PROVE_LOCKING": lambda: _tells(_PROC / "lockdep_stats", r"debug_locks: +1$"),
+}
+"""What can be off in a kernel that was configured with it, by its own decision too: whether it works."""
 
 
 # -- kmemleak

@@ -111,8 +111,8 @@ class Victim:
         return self.machine
 
     def _has_lost_lockdep(self, machine: Machine) -> bool:
-        detectors = dict(machine.guest.module("pyharness.guest.judge").detectors())
-        return self.config.kernel.has("PROVE_LOCKING") and not detectors["PROVE_LOCKING"]
+        kept = ("PROVE_LOCKING",)
+        return self.config.kernel.has(*kept) and bool(machine.guest.module("pyharness.guest.judge").off(kept))
 
     def discard(self) -> None:
         if self.machine:

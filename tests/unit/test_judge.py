@@ -111,8 +111,9 @@ class Guest:
         assert name == "pyharness.guest.judge"
         return self
 
-    def detectors(self) -> tuple[tuple[str, bool], ...]:
-        return ("DEBUG_KMEMLEAK", self.kmemleak), ("PROVE_LOCKING", self.lockdep)
+    def off(self, options: tuple[str, ...]) -> tuple[str, ...]:
+        works = {"DEBUG_KMEMLEAK": self.kmemleak, "PROVE_LOCKING": self.lockdep}
+        return tuple(option for option in options if not works[option])
 
     def state(self) -> Rows:
         return self.rows.pop(0) if len(self.rows) > 1 else self.rows[0]
