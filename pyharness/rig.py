@@ -42,6 +42,7 @@ class Rig:
     """Begun before the modules were loaded: its verdict is due when they are unloaded again."""
     boot_messages: int
     """How many messages the kernel had logged by then."""
+    node: str = NODE
 
     def load(self) -> None:
         """Load the patched hv_vmbus and the driver, and wait for the node.
@@ -52,7 +53,7 @@ class Rig:
         for module in (modules.vmbus, modules.driver):
             with _kernel_verdict(f"{module.name} does not load"):
                 self.machine.guest.insmod(module.path)
-        self.machine.guest.wait_for_node(NODE, _NODE_TIMEOUT_S)
+        self.machine.guest.wait_for_node(self.node, _NODE_TIMEOUT_S)
 
     def unload(self) -> None:
         """Unload both modules. Raises CheckFailed when one is in use."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.modules import Modules
@@ -29,7 +29,9 @@ from pyharness.commands import options
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
-from pyharness.rig import NODE, Rig, rig
+
+if TYPE_CHECKING:
+    from pyharness.rig import Rig
 
 _BLOB = "/pyharness/run"
 _MIB = 1 << 20
@@ -77,6 +79,9 @@ def execute(args: argparse.Namespace) -> Exit:
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
         prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
         _identify(prepared, report, progress)
+        # Not earlier: the driver is being compiled while this is loaded.
+        from pyharness.rig import rig
+
         start = partial(rig, prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb)
         with (
             start(identify=partial(_identify_modules, report, progress)) as running,
@@ -200,7 +205,7 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
 
 def _move(running: Rig, source: BinaryIO, report: Report, progress: Progress) -> None:
     size = os.fstat(source.fileno()).st_size
-    transfer = running.machine.guest.module("pyharness.guest.transfer").Transfer(NODE, _BLOB)
+    transfer = running.machine.guest.module("pyharness.guest.transfer").Transfer(running.node, _BLOB)
     digest = hashlib.sha256()
     with progress.stage("upload"):
         for piece in _pieces(source):
