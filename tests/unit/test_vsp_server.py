@@ -488,6 +488,7 @@ def test_close_leaves_nothing(peer: DevicePeer) -> None:
     def mappings() -> int:
         return Path("/proc/self/maps").read_text().count("memfd:guest-ram")
 
+    gc.collect()
     before = (threading.active_count(), open_fds(), mappings())
     for _ in range(5):
         server = VspServer(peer.path, Echo(), workers=2, attach_timeout_s=20)
