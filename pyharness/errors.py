@@ -39,6 +39,8 @@ class HarnessError(Exception):
     """The harness or its environment failed: no disk, no package, QEMU died."""
 
     exit_code: Exit = Exit.HARNESS
+    blamed = ""
+    """The id of the test that caused it, when it shows in another one."""
 
     def __init__(self, message: str, *, mend: str = "", detail: str = "", kind: Kind | None = None) -> None:
         """`detail` is shown below the message as it is (a console tail, a compiler's output).
@@ -68,8 +70,6 @@ class GuestCrashed(HarnessError):
     """The guest kernel crashed; `detail` holds the splat."""
 
     exit_code = Exit.GUEST_CRASH
-    blamed = ""
-    """The test that caused it, when it shows in another one."""
 
 
 class TimedOut(HarnessError):

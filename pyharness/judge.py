@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyharness.errors import CheckFailed, GuestCrashed, HarnessError
+from pyharness.guest.host import KernelMessage
 from pyharness.guest.judge import DETECTORS
 from pyharness.guest.kernel import LOST
 from pyharness.machine.backtrace import stacks_in
@@ -131,7 +132,8 @@ class Judge:
         self._kmemleak = machine.config.kernel.has("DEBUG_KMEMLEAK")
         self._marks: list[tuple[int, str]] = []
         """When what began, in jiffies."""
-        self._messages: int | None = None
+        self._begun = False
+        self._messages = 0
         """How much of the kernel's log has been judged, or is from before the first mark."""
         self._state = State({})
         self._passed = False
@@ -142,10 +144,10 @@ class Judge:
 
         Raises, as `verdict` does, what the kernel's log says of the time since the last verdict or mark.
         """
-        if self._messages is None:
-            self._messages = len(self._machine.guest.dmesg())
-        else:
+        if self._begun:
             self._check_log()
+        else:
+            self._begun, self._messages = True, len(self._machine.guest.dmesg())
         if self._kmemleak:
             self._marks.append((self._guest.clock()[0], name))
         if not self._passed:  # else all is as it was
@@ -169,7 +171,7 @@ class Judge:
         Raises HarnessError when a detector has been switched off meanwhile, by itself too. Takes some seconds where
         there is a kmemleak, and no time elsewhere.
         """
-        if self._messages is None:
+        if not self._begun:
             return
         self._check_log()
         self._check_detectors()
@@ -203,7 +205,7 @@ class Judge:
             ]
             if not faults:
                 return
-            self._check_splats(tolerated_reports)
+            self._check_splats(self._news(), tolerated_reports)
             if time.monotonic() > deadline:
                 raise CheckFailed(faults[0] + _more(faults), detail="\n".join(faults))
             time.sleep(_POLL_S)
@@ -219,24 +221,28 @@ class Judge:
 
     def _check_log(self, tolerated: Sequence[str] = (), tolerated_reports: Sequence[str] = ()) -> None:
         """Judge what is new in the kernel's log; it is not judged again."""
-        judged = len(self._machine.guest.dmesg())
-        try:
-            self._check_splats(tolerated_reports)
-            messages = self._machine.guest.warnings(self._messages)
-        finally:
-            self._messages = judged
+        messages = self._news()
+        self._messages += len(messages)
+        self._check_splats(messages, tolerated_reports)
         if any(message.text == LOST for message in messages):
             raise HarnessError(f"the guest's kernel said more than its log holds: {LOST}")
-        warnings = [str(message) for message in messages if not any(part in message.text for part in tolerated)]
+        warnings = [
+            str(message)
+            for message in messages
+            if message.is_warning and not any(part in message.text for part in tolerated)
+        ]
         if warnings:
             raise CheckFailed(f"the guest's kernel warned: {warnings[0]}{_more(warnings)}", detail="\n".join(warnings))
 
-    def _check_splats(self, tolerated_reports: Sequence[str]) -> None:
-        """The log is read rather than the console, which may lag behind it."""
+    def _news(self) -> list[KernelMessage]:
+        """What has not been judged: of the log rather than the console, which may lag behind it."""
         self._machine.check()
+        return self._machine.guest.dmesg(self._messages)
+
+    def _check_splats(self, messages: Sequence[KernelMessage], tolerated_reports: Sequence[str]) -> None:
         splats = [
             splat
-            for splat in splats_in(map(str, self._machine.guest.dmesg(self._messages or 0)))
+            for splat in splats_in(map(str, messages))
             # What kmemleak found is judged by its report, which tells what the boot left.
             if splat.kind is not Kind.KMEMLEAK and not any(part in splat.text for part in tolerated_reports)
         ]

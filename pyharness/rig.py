@@ -42,7 +42,7 @@ class Rig:
     """Begun before the modules were loaded: its verdict is due when they are unloaded again."""
     boot_messages: int
     """How many messages the kernel had logged by then."""
-    node: str = NODE
+    node = NODE
 
     def load(self) -> None:
         """Load the patched hv_vmbus and the driver, and wait for the node.

@@ -89,7 +89,7 @@ def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, k
         subjects = _prepared(choices, recorder, cache, progress, keep_going)
     except HarnessError as error:
         if report:
-            recorder.problems[:] = [_fault(error)]
+            recorder.problems[:] = [Fault.of(error)]
             report.finish(recorder, int(error.exit_code))
         raise
     for subject in subjects:
@@ -127,12 +127,8 @@ def _prepared(
             subjects.append(subject)
     if not subjects:
         raise failed[0]
-    recorder.problems += [_fault(error) for error in failed]
+    recorder.problems += [Fault.of(error) for error in failed]
     return subjects
-
-
-def _fault(error: HarnessError) -> Fault:
-    return Fault(int(error.exit_code), error.message, error.mend, error.detail)
 
 
 def _identify(subject: Subject, progress: Progress) -> None:

@@ -131,6 +131,11 @@ class KernelMessage:
     def __str__(self) -> str:
         return f"[{self.seconds:12.6f}] {self.text}"
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether it is of level warning or worse, and not one of the harmless."""
+        return self.level <= _WARNING and not any(harmless in self.text for harmless in HARMLESS)
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -274,11 +279,7 @@ class Guest:
 
     def warnings(self, start: int | None = None) -> list[KernelMessage]:
         """Messages of level warning or worse, less the harmless, since the guest was ready or from `start` on."""
-        return [
-            message
-            for message in self.dmesg(self.booted if start is None else start)
-            if message.level <= _WARNING and not any(harmless in message.text for harmless in HARMLESS)
-        ]
+        return [message for message in self.dmesg(self.booted if start is None else start) if message.is_warning]
 
     def set_clock(self) -> None:
         """Set the guest's time of day to the host's: a restored guest has that of its snapshot."""

@@ -90,8 +90,6 @@ class Machine:
         self._guest: Guest | None = None
         self._agent: socket.socket | None = None
         self._deadline = 0.0
-        self._hangs = False
-        """A call into the guest has not returned in its time, so others would not either."""
         self._saving_memory = threading.Lock()
         self._memory: str | None = None
 
@@ -180,9 +178,9 @@ class Machine:
     def stop(self) -> None:
         """End QEMU and remove everything but the logs. May be called in any state, more than once."""
         try:
-            if self.state is State.READY and not self._hangs:
+            if self.state is State.READY:
                 for callback in self.config.before_stop:
-                    with suppress(HarnessError):  # a guest that dies now has nothing to tell
+                    with suppress(HarnessError):  # a guest that dies now, or hangs, has nothing to tell
                         callback(self)
         finally:
             self._end()
@@ -367,7 +365,6 @@ class Machine:
         """Why the agent did not answer."""
         console = self.console
         if isinstance(error, TimeoutError):
-            self._hangs = True
             return self._with_memory(
                 TimedOut(
                     f"a call into the guest did not return in {self.config.call_timeout_s or 0:g} s",

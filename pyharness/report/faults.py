@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,11 @@ class Fault:
     where: str = ""
     blamed: str = ""
     """The id of the test that caused it, when it is another one than that in which it shows."""
+
+    @classmethod
+    def of(cls, error: HarnessError) -> Fault:
+        """What an error says of itself."""
+        return cls(int(error.exit_code), error.message, error.mend, error.detail, blamed=error.blamed)
 
     @property
     def verdict(self) -> str:
@@ -86,8 +91,7 @@ def fault_of(item: pytest.Item, error: BaseException) -> tuple[Fault, bool]:
     notes = getattr(worst, "__notes__", ())
     detail = "\n".join((worst.detail.rstrip("\n"), *notes, *dict.fromkeys(others))).strip("\n")
     complete = all(isinstance(leaf, HarnessError) for leaf in leaves)
-    blamed = getattr(worst, "blamed", "")
-    return Fault(int(worst.exit_code), worst.message, worst.mend, detail, where, blamed), complete
+    return replace(Fault.of(worst), detail=detail, where=where), complete
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -97,7 +97,7 @@ class Session:
             try:
                 measured = Coverage.of(self._counters, subject.prepared.kernel, subject.prepared.modules, html)
             except HarnessError as error:
-                self.recorder.problems.append(Fault(int(error.exit_code), error.message, error.mend, error.detail))
+                self.recorder.problems.append(Fault.of(error))
                 terminal.write_line(f"coverage on {subject.name}: {error.message}", red=True)
                 continue
             self.coverage[subject.name] = measured

@@ -135,9 +135,6 @@ class Guest:
     def dmesg(self, start: int = 0) -> list[KernelMessage]:
         return self.log[start:]
 
-    def warnings(self, start: int) -> list[KernelMessage]:
-        return [message for message in self.log[start:] if message.level <= 4]
-
     # The machine around it.
 
     @property
