@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.rundir import RunDir
+from pyharness.machine.vmbus import BLOB_DRIVER
 
 AGENT_PORT = "pyharness.agent"
 _GUEST_INIT = "/usr/lib/pyharness/init"
@@ -74,16 +75,26 @@ def qemu_command(config: MachineConfig, run_dir: RunDir) -> list[str]:
         *("-device", "virtconsole,chardev=shell"),
     ]
     if config.hyperv:
-        argv += ["-device", "vmbus-bridge"]
+        argv += ["-device", "vmbus-bridge,id=vmbus"]
     if config.vpci_companion:
-        argv += ["-device", "hv-vpci-companion"]
+        argv += ["-device", "hv-vpci-companion,id=vpci"]
     for index, device in enumerate(config.blob_devices):
-        properties = f"hv-azure-blob,instanceid={device.instance}"
         if device.backend:
             argv += ["-chardev", f"socket,id=vsp{index},path={quote(run_dir.vsp_socket(index))},server=on,wait=off"]
-            properties += f",chardev=vsp{index}"
-        argv += ["-device", properties]
+        properties = (f"{name}={value}" for name, value in blob_properties(config, index).items())
+        argv += ["-device", ",".join((BLOB_DRIVER, f"id={blob_name(index)}", *properties))]
     return [*argv, *config.qemu_args]
+
+
+def blob_name(index: int) -> str:
+    """QEMU's id of the device `index` of `config.blob_devices`."""
+    return f"blob{index}"
+
+
+def blob_properties(config: MachineConfig, index: int) -> dict[str, str]:
+    """What that device is made with, at the start and whenever it is plugged again."""
+    device = config.blob_devices[index]
+    return {"instanceid": str(device.instance), **({"chardev": f"vsp{index}"} if device.backend else {})}
 
 
 def quote(path: Path) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,12 +76,12 @@ class Qmp:
         if found["status"] != "completed":
             raise HarnessError(f"QEMU failed to {command} {state}: {found.get('error-desc', found['status'])}")
 
-    def wait_event(self, name: str, timeout_s: float) -> dict[str, Any]:
-        """The first event `name`, past or to come. Raises TimedOut."""
+    def wait_event(self, name: str, timeout_s: float, *, after: int = 0, **data: Any) -> dict[str, Any]:
+        """The first event `name` with `data`, past or to come, from event number `after` on. Raises TimedOut."""
         with self._news:
-            if not self._news.wait_for(lambda: self._find(name) is not None, timeout_s):
+            if not self._news.wait_for(lambda: self._find(name, after, data) is not None, timeout_s):
                 raise TimedOut(f"no QMP event {name} in {timeout_s:g} s")
-            event = self._find(name)
+            event = self._find(name, after, data)
         assert event is not None
         return event
 
@@ -94,8 +94,11 @@ class Qmp:
                 self._run(self._end_listener(), _CLOSE_TIMEOUT_S)
             self._stop_loop()
 
-    def _find(self, name: str) -> dict[str, Any] | None:
-        return next((event for event in self.events if event["event"] == name), None)
+    def _find(self, name: str, after: int, data: Mapping[str, Any]) -> dict[str, Any] | None:
+        for event in self.events[after:]:
+            if event["event"] == name and data.items() <= event.get("data", {}).items():
+                return event
+        return None
 
     async def _listen(self) -> asyncio.Task[None]:
         async def listen() -> None:

@@ -25,7 +25,7 @@ from pyharness.artifacts.cache import Cache
 from pyharness.errors import GuestCrashed, HarnessError, TimedOut
 from pyharness.guest.host import Guest, Hello
 from pyharness.machine.backtrace import Symbolizer, decode
-from pyharness.machine.command import boot_arguments, qemu_command, restore_arguments
+from pyharness.machine.command import blob_name, blob_properties, boot_arguments, qemu_command, restore_arguments
 from pyharness.machine.config import MachineConfig
 from pyharness.machine.console import Console
 from pyharness.machine.crash import Kind
@@ -35,6 +35,7 @@ from pyharness.machine.qmp import Qmp
 from pyharness.machine.rundir import LogDir, RunDir
 from pyharness.machine.snapshot import CAPABILITIES, SNAPSHOT_NEEDS, Snapshot, snapshot_key
 from pyharness.machine.terminal import attached_terminal
+from pyharness.machine.vmbus import BLOB_DRIVER, VmbusDevice
 
 T = TypeVar("T")
 
@@ -234,6 +235,10 @@ class Machine:
     def vsp_socket(self, index: int) -> Path:
         """Where the device `index` of `config.blob_devices` waits for its VSP backend."""
         return self._part(self._run_dir).vsp_socket(index)
+
+    def blob_device(self, index: int) -> VmbusDevice:
+        """The device `index` of `config.blob_devices`, to be plugged, unplugged and made to misbehave."""
+        return VmbusDevice(self.qmp, BLOB_DRIVER, blob_name(index), blob_properties(self.config, index))
 
     @property
     def run_dir(self) -> RunDir:

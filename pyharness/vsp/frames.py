@@ -17,7 +17,7 @@ from uuid import UUID
 from pyharness.errors import HarnessError
 
 MAGIC = 0x42505641
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 HEADER_SIZE = 16
 MAX_PAYLOAD = 2 << 20
 MAX_FDS = 16

@@ -52,7 +52,7 @@ MIRRORS = [
         "AzureBlobHello",
         HELLO,
         {
-            "version": 1,
+            "version": 2,
             "num_regions": 1,
             "instance": bytes.fromhex("a4a3a2a1b2b1c2c1d1d2e1e2e3e4e5e6"),
             "channel_open": 1,
@@ -79,7 +79,7 @@ MIRRORS = [
         },
     ),
     Mirror("AzureBlobSegment", REQUEST[-16:], {"gpa": 0xCCCC, "len": 0xDDDD}),
-    Mirror("AzureBlobAttach", Attach().pack(), {"version": 1, "flags": 0}),
+    Mirror("AzureBlobAttach", Attach().pack(), {"version": 2, "flags": 0}),
     Mirror(
         "AzureBlobPacket",
         PACKET,

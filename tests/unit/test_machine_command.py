@@ -53,8 +53,8 @@ def test_the_guests_memory_is_a_shared_memfd(config: MachineConfig, run_dir: Run
 def test_a_device_without_backend_has_no_socket(config: MachineConfig, run_dir: RunDir) -> None:
     devices = (BlobDevice(INSTANCE, backend=False), BlobDevice(INSTANCE))
     found = options(replace(config, blob_devices=devices), run_dir)
-    assert ("-device", f"hv-azure-blob,instanceid={INSTANCE}") in found
-    assert ("-device", f"hv-azure-blob,instanceid={INSTANCE},chardev=vsp1") in found
+    assert ("-device", f"hv-azure-blob,id=blob0,instanceid={INSTANCE}") in found
+    assert ("-device", f"hv-azure-blob,id=blob1,instanceid={INSTANCE},chardev=vsp1") in found
     assert ("-chardev", f"socket,id=vsp1,path={run_dir.vsp_socket(1)},server=on,wait=off") in found
     assert not any("id=vsp0" in value for _, value in found)
 

@@ -40,7 +40,7 @@ def test_hello_bytes() -> None:
     payload = HELLO.pack()
     assert len(payload) == 32 + 2 * 32
     assert payload[8:24] == bytes.fromhex("33221100554477668899aabbccddeeff"), "the GUID is mixed-endian on the wire"
-    assert struct.unpack_from("<IIII", payload[:8] + payload[24:32]) == (1, 2, 1, 2)
+    assert struct.unpack_from("<IIII", payload[:8] + payload[24:32]) == (2, 2, 1, 2)
     assert struct.unpack_from("<QQQII", payload, 64) == (1 << 32, 8192, 4096, 1, 1)
 
 
@@ -78,7 +78,7 @@ def changed(payload: bytes, offset: int, fmt: str, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "fmt", "value", "words"),
     [
-        (0, "<I", 2, "version 2"),
+        (0, "<I", 1, "version 1"),
         (4, "<I", 3, "bytes, not"),
         (24, "<I", 2, "channel state 2"),
         (28, "<I", 17, "17 descriptors"),
@@ -107,7 +107,7 @@ def test_hello_refusals(offset: int, fmt: str, value: int, words: str) -> None:
         (PACKET, 10, "<H", 2),
         (PACKET, 12, "<H", 4097),
         (Channel(True), 0, "<I", 2),
-        (Attach(), 0, "<I", 2),
+        (Attach(), 0, "<I", 1),
         (Attach(), 4, "<I", 1),
     ],
 )

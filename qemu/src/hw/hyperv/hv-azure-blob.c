@@ -51,7 +51,7 @@ typedef struct BlobPacket {
     QSIMPLEQ_ENTRY(BlobPacket) next;
     uint64_t transaction_id;
     uint16_t type;
-    bool wants_completion;
+    uint16_t flags;
     uint32_t len;
     uint8_t payload[];
 } BlobPacket;
@@ -139,10 +139,11 @@ static void blob_resume(HvAzureBlob *s)
 
 /* False if the packet has to wait for room in the guest's ring */
 static bool blob_try_send(HvAzureBlob *s, uint64_t transaction_id,
-                          uint16_t type, bool wants_completion,
+                          uint16_t type, uint16_t flags,
                           const void *payload, uint32_t len)
 {
     VMBusChannel *chan = blob_channel(s);
+    bool raw = flags & AZURE_BLOB_FLAG_RAW;
     ssize_t ret;
 
     /* guest memory belongs to migration while the machine is stopped */
@@ -154,13 +155,17 @@ static bool blob_try_send(HvAzureBlob *s, uint64_t transaction_id,
         return true;
     }
 
-    ret = vmbus_channel_reserve(chan, 0, len);
+    ret = vmbus_channel_reserve(chan, 0, raw ? vmbus_raw_len(len) -
+                                             sizeof(vmbus_packet_hdr) : len);
     if (ret == -ENOSPC) {
         return false;
     }
-    if (!ret) {
+    if (!ret && raw) {
+        ret = vmbus_channel_send_raw(chan, payload, len);
+    } else if (!ret) {
         ret = vmbus_channel_send(chan, type, NULL, 0, (void *)payload, len,
-                                 wants_completion, transaction_id);
+                                 flags & AZURE_BLOB_FLAG_WANTS_COMPLETION,
+                                 transaction_id);
     }
     if (ret < 0) {
         error_report("%s %s: the guest's ring is unusable: %s",
@@ -172,20 +177,19 @@ static bool blob_try_send(HvAzureBlob *s, uint64_t transaction_id,
 }
 
 static void blob_send(HvAzureBlob *s, uint64_t transaction_id, uint16_t type,
-                      bool wants_completion, const void *payload, uint32_t len)
+                      uint16_t flags, const void *payload, uint32_t len)
 {
     BlobPacket *packet;
 
     if (QSIMPLEQ_EMPTY(&s->queue) &&
-        blob_try_send(s, transaction_id, type, wants_completion,
-                      payload, len)) {
+        blob_try_send(s, transaction_id, type, flags, payload, len)) {
         return;
     }
 
     packet = g_malloc(sizeof(*packet) + len);
     packet->transaction_id = transaction_id;
     packet->type = type;
-    packet->wants_completion = wants_completion;
+    packet->flags = flags;
     packet->len = len;
     memcpy(packet->payload, payload, len);
     QSIMPLEQ_INSERT_TAIL(&s->queue, packet, next);
@@ -208,8 +212,7 @@ static void blob_send_queued(HvAzureBlob *s)
 
     while ((packet = QSIMPLEQ_FIRST(&s->queue)) &&
            blob_try_send(s, packet->transaction_id, packet->type,
-                         packet->wants_completion, packet->payload,
-                         packet->len)) {
+                         packet->flags, packet->payload, packet->len)) {
         blob_dequeue(s);
     }
     if (was_full && blob_connected(s)) {
@@ -221,7 +224,7 @@ static void blob_answer(HvAzureBlob *s, uint64_t transaction_id, uint32_t error)
 {
     AzureBlobResponse response = { .error = cpu_to_le32(error) };
 
-    blob_send(s, transaction_id, VMBUS_PACKET_COMP, false,
+    blob_send(s, transaction_id, VMBUS_PACKET_COMP, 0,
               &response, sizeof(response));
 }
 
@@ -589,7 +592,7 @@ static void blob_handle_packet(HvAzureBlob *s, const AzureBlobPacket *packet,
         return;
     }
     if (sizeof(*packet) + len != frame_len ||
-        flags & ~AZURE_BLOB_FLAG_WANTS_COMPLETION) {
+        flags & ~(AZURE_BLOB_FLAG_WANTS_COMPLETION | AZURE_BLOB_FLAG_RAW)) {
         blob_drop(s, "PACKET has flags 0x%x and length %u in a frame of %u",
                   flags, len, frame_len);
         return;
@@ -598,7 +601,7 @@ static void blob_handle_packet(HvAzureBlob *s, const AzureBlobPacket *packet,
         s->num_dropped++;
         return;
     }
-    if (type == VMBUS_PACKET_COMP) {
+    if (type == VMBUS_PACKET_COMP && !(flags & AZURE_BLOB_FLAG_RAW)) {
         blob_retire(s, transaction_id);
     }
     blob_send(s, transaction_id, type, flags, packet->payload, len);
@@ -814,6 +817,8 @@ static void blob_vmdev_unrealize(VMBusDevice *vdev)
     HvAzureBlob *s = HV_AZURE_BLOB(vdev);
 
     blob_stop_output(s);
+    /* or the backend would belong to the next device on this chardev */
+    qemu_chr_fe_disconnect(&s->chr);
     qemu_chr_fe_deinit(&s->chr, false);
     qemu_del_vm_change_state_handler(s->vm_state);
     qemu_bh_delete(s->drop_bh);

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define AZURE_BLOB_PROTOCOL_VERSION     1
+#define AZURE_BLOB_PROTOCOL_VERSION     2
 #define AZURE_BLOB_FRAME_MAGIC          0x42505641 /* "AVPB" */
 #define AZURE_BLOB_MAX_PAYLOAD          (2 << 20)
 #define AZURE_BLOB_MAX_FDS              16
@@ -31,6 +31,8 @@ typedef enum AzureBlobFrameType {
 
 #define AZURE_BLOB_REGION_READ_ONLY         0x1
 #define AZURE_BLOB_FLAG_WANTS_COMPLETION    0x1
+/* The payload of a PACKET is the whole packet, with its descriptor */
+#define AZURE_BLOB_FLAG_RAW                 0x2
 
 #define AZURE_BLOB_WIRE __attribute__((packed))
 
