@@ -13,7 +13,7 @@ qemu/src/hw/hyperv/vmbus-mischief.c.inc.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -85,12 +85,14 @@ class VmbusDevice:
         """Its QOM path, while it is plugged."""
         return f"/machine/peripheral/{self.name}"
 
-    def plug(self) -> None:
+    def plug(self, ignore: Sequence[MessageType] = (), refuse: Sequence[MessageType] = ()) -> None:
         """Add it to the bus, which offers its channel at once to a guest that has asked for offers.
 
-        Raises HarnessError when QEMU refuses, because it is plugged already for one.
+        It misbehaves from the start as `ignore` and `refuse` say. Raises HarnessError when QEMU refuses, because it is
+        plugged already for one.
         """
-        self.qmp.execute("device_add", driver=self.driver, id=self.name, **self.properties)
+        mischief = {"unheard-messages": _bits(ignore), "refused-messages": _bits(refuse)}
+        self.qmp.execute("device_add", driver=self.driver, id=self.name, **self.properties, **mischief)
 
     def rescind(self) -> None:
         """Have the bus rescind its channel, without waiting for what the guest makes of it.
@@ -120,6 +122,11 @@ class VmbusDevice:
         """Let the host not hear these messages about the device, and those only: no answer comes. None: hear all."""
         self._set("unheard-messages", _bits(messages))
 
+    @property
+    def unheard(self) -> int:
+        """How many messages the host has not heard since the device was plugged."""
+        return int(self.qmp.execute("qom-get", path=self.path, property="num-unheard"))
+
     def refuse(self, *messages: MessageType) -> None:
         """Let the host answer these with a failure: OPENCHANNEL and GPADL_HEADER, the others have no status."""
         self._set("refused-messages", _bits(messages))
@@ -142,5 +149,5 @@ class VmbusDevice:
         self.qmp.execute("qom-set", path=self.path, property=name, value=value)
 
 
-def _bits(messages: tuple[MessageType, ...]) -> int:
+def _bits(messages: Sequence[MessageType]) -> int:
     return sum(1 << message for message in set(messages))
