@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ NULL = uuid.UUID("7e1a0c52-91b4-4d07-8f1e-b10b00000003")
 """The device that has no backend."""
 
 _POLL_S = 0.05
+# Ends only a wait that would last for ever.
+_PATIENCE_S = 100.0
 _SHORT_OF_MEMORY = (
     "page allocation failure: ",
     "vmalloc error: ",
@@ -116,6 +118,14 @@ def outcome(child: Any) -> Any:
     while child.alive():
         time.sleep(_POLL_S)
     return child.value()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that cannot tell by itself that it has happened."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(_POLL_S)
 
 
 def release(server: VspServer) -> None:

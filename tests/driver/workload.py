@@ -654,6 +654,15 @@ def unbind(device: str) -> None:
     (VMBUS_DRIVER / "unbind").write_text(device)
 
 
+def unbind_if_there(device: str) -> None:
+    """As `unbind`, of a device that may go, or lose its driver, at the same moment."""
+    try:
+        unbind(device)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
 def bind(device: str) -> None:
     (VMBUS_DRIVER / "bind").write_text(device)
 
@@ -777,6 +786,35 @@ def tolerant_openers(device: str, count: int, rounds: int) -> tuple[int, int]:
 
     _in_threads(count, run)
     return results.count(0), results.count(errno.ENODEV)
+
+
+OPENERS_END = Path("/run/openers-end")
+
+
+def openers_until_told(device: str, count: int) -> tuple[int, int]:
+    """As `tolerant_openers`, until `tell_openers`; the device is looked for again when it is gone."""
+    served, gone = [0] * count, [0] * count
+
+    def run(seed: int) -> None:
+        while not OPENERS_END.exists():
+            try:
+                error = attempt_on(nodes()[device])
+            except (KeyError, FileNotFoundError):
+                error = errno.ENODEV
+            except OSError as found:
+                assert found.errno in (errno.ENODEV, errno.ENXIO), found
+                error = errno.ENODEV
+            assert error in (0, errno.ENODEV), os.strerror(error)
+            served[seed] += error == 0
+            gone[seed] += error != 0
+
+    _in_threads(count, run)
+    OPENERS_END.unlink()
+    return sum(served), sum(gone)
+
+
+def tell_openers() -> None:
+    OPENERS_END.touch()
 
 
 def crowd(node: str, count: int) -> list[int]:
