@@ -208,6 +208,7 @@ class Judge:
             self._check_splats(self._news(), tolerated_reports)
             if time.monotonic() > deadline:
                 raise CheckFailed(faults[0] + _more(faults), detail="\n".join(faults))
+            self._guest.hurry()
             time.sleep(_POLL_S)
 
     def _check_detectors(self) -> None:
