@@ -52,7 +52,7 @@ def test_answers_and_rescind_at_the_same_moment(lab: Lab) -> None:
     with STATES["in flight"](lab) as callers:
         qmp.execute("stop")
         for request in lab.first.in_flight:
-            request.complete()
+            lab.first.backend.handle(request)
         device(lab).rescind()
         qmp.execute("cont")
         device(lab).wait_unplugged(after)
