@@ -36,6 +36,7 @@ SUBCOMMANDS = (
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
     Subcommand("shell", "an interactive guest with hv_vmbus, the driver and the VSP loaded"),
     Subcommand("inspect", "what the driver holds in a memory dump or a running guest"),
+    Subcommand("trace", "print a recorded transcript of VMBus, decoded"),
     Subcommand("doctor", "what this machine can do, what is missing and how to get it"),
     Subcommand("clean", "remove the build directory, and with --cache the cached artifacts"),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared
@@ -17,6 +18,8 @@ from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.gdb import wait_for_gdb
 from pyharness.machine.vm import Machine
 from pyharness.progress import Progress
+from pyharness.trace.record import recording
+from pyharness.trace.records import Header
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.server import VspServer
 
@@ -89,12 +92,14 @@ def rig(
     cold: bool = False,
     dump: bool = False,
     gdb: bool = False,
+    trace: Path | None = None,
     identify: Callable[[Modules], None] = lambda _: None,
 ) -> Iterator[Rig]:
     """Start a guest, attach a VSP with an empty object store, load the modules; nothing is left running afterwards.
 
     The guest starts while the modules are still building; `identify` is told of them before they are loaded. With
     `dump` a crash leaves the guest's memory beside the logs; with `gdb` the guest waits for gdb once they are loaded.
+    `trace` gets the transcript of its VMBus, from before they are loaded until the caller is done.
     """
     config = MachineConfig(
         kernel=prepared.kernel,
@@ -116,11 +121,22 @@ def rig(
             judge.begin("the run")
             running = Rig(machine, vsp, prepared, judge, len(machine.guest.dmesg()))
             identify(prepared.modules)
-            with progress.stage("load"):
-                running.load()
-            if gdb:
-                with progress.stage("gdb"):
-                    wait_for_gdb(machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
-            yield running
+            with recording(machine, trace, _header(prepared, accelerator)) if trace else nullcontext():
+                with progress.stage("load"):
+                    running.load()
+                if gdb:
+                    with progress.stage("gdb"):
+                        wait_for_gdb(machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
+                yield running
     finally:
         machine.stop()
+
+
+def _header(prepared: Prepared, accelerator: Accelerator) -> Header:
+    kernel, qemu = prepared.kernel, prepared.qemu
+    return Header(
+        kernel=f"{kernel.name} {kernel.release}",
+        qemu=f"{qemu.version} {qemu.key}",
+        driver=prepared.modules.driver.hash,
+        accelerator=accelerator.name,
+    )

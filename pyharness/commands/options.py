@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
 from pyharness.errors import UsageError
+from pyharness.trace.record import empty_transcript
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +78,21 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the memory of a guest that crashes or hangs beside its logs, for `pyharness inspect`",
     )
+
+
+def add_trace(parser: argparse.ArgumentParser) -> None:
+    """--trace FILE."""
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="record what passes over VMBus in FILE, for `pyharness trace`; it may be read meanwhile",
+    )
+
+
+def trace_file(args: argparse.Namespace) -> Path | None:
+    """What --trace named, made empty. Raises UsageError when it cannot be written."""
+    return empty_transcript(args.trace) if args.trace else None
 
 
 def add_cold(parser: argparse.ArgumentParser) -> None:

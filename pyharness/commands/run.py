@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_qemu(parser)
     options.add_cold(parser)
     options.add_debugging(parser)
+    options.add_trace(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -74,6 +75,7 @@ def execute(args: argparse.Namespace) -> Exit:
     report, progress = Report(), Progress()
     given = _open(args.file) if args.file else None
     with _written(report, progress, args.json):
+        trace = options.trace_file(args)
         accelerator = choose_accelerator()
         report.accelerator = accelerator.name
         progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
@@ -82,7 +84,7 @@ def execute(args: argparse.Namespace) -> Exit:
         # Not earlier: the driver is being compiled while this is loaded.
         from pyharness.rig import rig
 
-        start = partial(rig, prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb)
+        start = partial(rig, prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb, trace=trace)
         with (
             start(identify=partial(_identify_modules, report, progress)) as running,
             given or _open(prepared.modules.vmbus.debug) as source,

@@ -24,16 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_qemu(parser)
     options.add_cold(parser)
     options.add_debugging(parser)
+    options.add_trace(parser)
 
 
 def execute(args: argparse.Namespace) -> Exit:
     """Boot, then give the terminal to the guest."""
     require_terminal()
+    trace = options.trace_file(args)
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
-    with rig(prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb) as running:
+    with rig(prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb, trace=trace) as running:
         if prepared.kernel.vmlinux:
             socket = running.machine.run_dir.debug_socket
             progress.line(f"what the driver holds, from another terminal: pyharness inspect {socket}")
