@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
 from pyharness.errors import UsageError
-from pyharness.trace.record import empty_transcript
+from pyharness.trace.output import empty_transcript
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:

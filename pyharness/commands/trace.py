@@ -48,8 +48,7 @@ def execute(args: argparse.Namespace) -> Exit:
                 summary.add(event)
             print(summary.render(dialogue.pairing.unanswered))
         elif args.comparable:
-            for line in comparable(chosen):
-                print(line)
+            print("\n".join(comparable(chosen)))
         elif args.json:
             for event in chosen:
                 print(as_json(event))

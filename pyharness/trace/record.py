@@ -3,35 +3,15 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pyharness.errors import HarnessError, UsageError
+from pyharness.errors import HarnessError
+from pyharness.machine.vm import Machine
+from pyharness.machine.vmbus import BRIDGE
+from pyharness.trace.output import empty_transcript
 from pyharness.trace.records import Header
-
-if TYPE_CHECKING:
-    from pyharness.machine.vm import Machine
-
-_BRIDGE = "/machine/peripheral/vmbus"
-_MEND = "name a file that can be written"
-
-
-def empty_transcript(path: Path) -> Path:
-    """Empty the file, or make it, before anything is started; returns its absolute path.
-
-    Raises UsageError when it cannot be written, or is no regular file: QEMU could not open a pipe of this process.
-    """
-    path = path.absolute()
-    try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"cannot write {path}: not a regular file", mend=_MEND)
-        path.write_bytes(b"")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", mend=_MEND) from error
-    return path
 
 
 @contextmanager
@@ -51,4 +31,4 @@ def recording(machine: Machine, path: Path, header: Header) -> Iterator[None]:
 
 
 def _record_to(machine: Machine, path: str) -> None:
-    machine.qmp.execute("qom-set", path=_BRIDGE, property="transcript", value=path)
+    machine.qmp.execute("qom-set", path=BRIDGE, property="transcript", value=path)
