@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A dialogue as lines for a person, as JSON for programs, and without what differs from one run to the next."""
+"""A dialogue as lines for a person, and as JSON for programs."""
 
 from __future__ import annotations
 

@@ -40,13 +40,14 @@ class Summary:
     """Counts the events that it is shown."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str, str], _Row] = {}
+        self._rows: dict[tuple[int, str, str, str], _Row] = {}
         self._lines: set[int] = set()
         self._oddities: list[str] = []
 
     def add(self, event: Event) -> None:
         """Count an event."""
-        key = (str(event.channel or "-"), ARROWS[event.line.record.sender], event.decoded.name)
+        relid = event.channel.relid if event.channel else -1
+        key = (relid, str(event.channel or "-"), ARROWS[event.line.record.sender], event.decoded.name)
         row = self._rows.setdefault(key, _Row())
         row.count += 1
         if event.pair.latency_ns is not None:
@@ -58,9 +59,9 @@ class Summary:
     def render(self, unanswered: Sequence[int]) -> str:
         """The table by channel, then what is worth a look; `unanswered` is the pairing's at the end."""
         cells = [_HEAD]
-        for key, row in sorted(self._rows.items(), key=lambda item: item[0][0]):
+        for (_, *names), row in sorted(self._rows.items(), key=lambda item: item[0][0]):
             figures = map(microseconds, latency(row.latencies)) if row.latencies else [""] * len(Latency._fields)
-            cells.append((*key, str(row.count), *figures))
+            cells.append((*names, str(row.count), *figures))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             " ".join(cell.ljust(width) if index < 3 else cell.rjust(width) for index, (cell, width) in enumerate(pairs))

@@ -128,6 +128,11 @@ def test_a_summary_of_one_channel_tells_of_no_other(printed: Printed) -> None:
     assert "line 2" in text and "line 1" not in text
 
 
+def test_a_summary_is_sorted_by_channel(printed: Printed) -> None:
+    lines = printed("--summary", lines=[request(0, 10, 1), request(0, 2, 1), *life()[1:3]])
+    assert [line.split()[0] for line in lines[1:5]] == ["-", "-", "2", "10"]
+
+
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [([5], (5, 5, 5, 5)), ([4, 1, 3, 2], (1, 2, 4, 4)), (range(1, 1001), (1, 500, 990, 1000))],
