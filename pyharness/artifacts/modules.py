@@ -79,13 +79,14 @@ def build_module(
     return _build(kernel, name, _key(kernel, sources), lay_out, where, "", cache, progress)
 
 
-def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress) -> Module:
-    """hv_vmbus from the kernel's source with kernel/patches and kernel/vmbus/Kbuild.
+def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | None = None) -> Module:
+    """hv_vmbus from the kernel's source with kernel/patches and kernel/vmbus/Kbuild, or those of a copy below `root`.
 
     A patch that the kernel's source already has is left out.
     """
-    patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
-    kbuild = repository.ROOT / "kernel" / "vmbus" / "Kbuild"
+    root = root or repository.ROOT
+    patches = sorted((root / "kernel" / "patches").glob("*.patch"))
+    kbuild = root / "kernel" / "vmbus" / "Kbuild"
 
     def lay_out(stage: Path) -> None:
         shutil.copytree(kernel.source, stage, symlinks=True)

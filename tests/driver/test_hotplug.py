@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from pyharness.errors import HarnessError
 from pyharness.machine.vmbus import MessageType
+from pyharness.trace.dialogue import Dialogue
+from pyharness.trace.record import recording
+from pyharness.trace.records import Header, Transcript
 from tests.driver.departure import STATES, WAYS, device, wait_until_served
 from tests.driver.lab import FIRST, NULL, SECOND, Lab, outcome, until
 
@@ -214,6 +219,33 @@ def test_rescind_while_the_device_drains(lab: Lab) -> None:
 
 
 # -- at length
+
+
+def test_rescind_of_a_crowded_device(lab: Lab, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """A hundred requests that are stuck in a hundred files of a process that does not run: nobody waits for it."""
+    count, transcript = 100, tmp_path / "transcript"
+    lab.first.behaviour = lambda request: True
+    crowd = lab.work.start("crowd_with_files", lab.node(), count)
+    lab.first.wait_in_flight(count)
+    crowd.kill(signal.SIGSTOP)
+    with recording(lab.machine, transcript, Header()):
+        device(lab).unplug()
+        lab.machine.blob_device(1).unplug()
+    assert set(dict(lab.work.nodes())) == {str(NULL)}
+    crowd.kill(signal.SIGCONT)
+    assert crowd.value() == (errno.ENODEV,) * count
+    lab.first.behaviour = None
+    with transcript.open("rb") as stream:
+        released = [
+            event for event in Dialogue(Transcript(stream, str(transcript))) if event.decoded.name == "RELID_RELEASED"
+        ]
+    for what, event in zip(("crowded", "idle"), released, strict=True):
+        record_property(f"rescind of the {what} device, ms of guest time", (event.pair.latency_ns or 0) / 1e6)
+    for index in (0, 1):
+        lab.machine.blob_device(index).plug()
+    wait_until_served(lab)
+    lab.second.reconnect()
+    lab.second.wait_channel()
 
 
 def test_rescinds_under_load(lab: Lab) -> None:

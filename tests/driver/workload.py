@@ -827,6 +827,14 @@ def crowd(node: str, count: int) -> list[int]:
     return results
 
 
+def crowd_with_files(node: str, count: int) -> list[int]:
+    """As `crowd`, each thread with an open file of its own."""
+    threading.stack_size(128 << 10)
+    results: list[int] = []
+    _in_threads(count, lambda seed: results.append(attempt_on(node, data_pages=0)))
+    return results
+
+
 def long_packets(node: str, count: int, rounds: int) -> None:
     """Threads that send page lists of 64 KiB, of which the ring holds one: they have to wait for room."""
     fd = os.open(node, os.O_RDWR)

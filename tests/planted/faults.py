@@ -21,10 +21,11 @@ Workload = Callable[[Lab], None]
 
 @dataclass(frozen=True)
 class Change:
-    """Text of the driver and what takes its place."""
+    """Text of the driver, or of another file, and what takes its place."""
 
     old: str
     new: str
+    file: Path = DRIVER
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,17 @@ class ChangeDoesNotApply(Exception):
 
 
 def plant(changes: tuple[Change, ...], root: Path) -> Path:
-    """Copy the driver below `root` and change it. Raises ChangeDoesNotApply unless each text occurs just once."""
+    """Copy the driver and the patches below `root` and change them.
+
+    Raises ChangeDoesNotApply unless each text occurs just once.
+    """
     for part in ("kernel", "uapi"):
         shutil.copytree(repository.ROOT / part, root / part)
-    driver = root / DRIVER
-    text = driver.read_text()
     for change in changes:
+        text = (root / change.file).read_text()
         if (count := text.count(change.old)) != 1:
-            raise ChangeDoesNotApply(f"{DRIVER} has {count} times, not once:\n{change.old}")
-        text = text.replace(change.old, change.new)
-    driver.write_text(text)
+            raise ChangeDoesNotApply(f"{change.file} has {count} times, not once:\n{change.old}")
+        (root / change.file).write_text(text.replace(change.old, change.new))
     return root
 
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the patched hv_vmbus makes of offers: the companion that it ignores, sockets, and rescinds after either.
+
+Each test has a guest of its own: a stock hv_vmbus leaks what a patch frees, and one without its patches hangs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.modules import DRIVER, build_vmbus
+from pyharness.artifacts.prepare import Prepared
+from pyharness.errors import TimedOut
+from pyharness.guest.host import Task
+from pyharness.machine.config import BlobDevice, MachineConfig
+from pyharness.machine.initramfs import read_module
+from pyharness.machine.vm import Machine
+from pyharness.machine.vmbus import MessageType, VmbusDevice
+from pyharness.progress import Progress
+from tests.devices import NULL_DEVICE, SERVED_DEVICE
+from tests.driver.lab import until
+from tests.planted.faults import Change, plant
+
+COMPANION = "d4573da2-2caa-4711-a8f9-bbabf4ee9685"
+DEVICES = "/sys/bus/vmbus/devices"
+NODE_TIMEOUT_S = 60.0
+HANG_S = 10.0
+"""How long a rescind is waited for that is expected to hang; one that does not takes milliseconds."""
+
+IGNORING_PATCH = Path("kernel/patches/0001-Drivers-hv-vmbus-Ignore-the-Azure-Blob-device-s-VPCI.patch")
+CLOSING_PATCH = Path("kernel/patches/0004-Drivers-hv-vmbus-Let-a-rescind-end-the-closing-of-a-.patch")
+
+SOCKETS = {
+    "hv-socket-offer": "d0c5a1f2-8f3b-4d1e-a6c7-5b2e9f0a1c01",
+    "hv-socket-offer-azure-blob": "d0c5a1f2-8f3b-4d1e-a6c7-5b2e9f0a1c02",
+    "hv-socket-offer-vpci-companion": COMPANION,
+}
+"""Offers of Hyper-V sockets by QEMU's device, with the instance. Services are GUIDs that mean something else too."""
+
+one_kernel = pytest.mark.default_kernel_only("shows that the test beside it can fail")
+
+
+@contextmanager
+def guest_with(config: MachineConfig, vmbus: bytes | Path, *, companion: bool = True) -> Iterator[Machine]:
+    """A guest with this hv_vmbus loaded, two Azure Blob devices without a backend, and perhaps the companion."""
+    devices = tuple(BlobDevice(instance, backend=False) for instance in (SERVED_DEVICE, NULL_DEVICE))
+    with Machine(replace(config, blob_devices=devices, vpci_companion=companion)) as machine:
+        machine.guest.insmod(vmbus)
+        for device in devices:
+            machine.guest.wait_for_node(f"{DEVICES}/{device.instance}", NODE_TIMEOUT_S)
+        yield machine
+
+
+@pytest.fixture
+def patched(config: MachineConfig, prepared: Prepared) -> Iterator[Machine]:
+    with guest_with(config, prepared.modules.vmbus.path) as machine:
+        mark = len(machine.guest.dmesg())
+        yield machine
+        assert machine.guest.warnings(mark) == []
+
+
+def bound_to(machine: Machine, driver: str) -> list[str]:
+    return [name for name in machine.guest.module("os").listdir(f"/sys/bus/vmbus/drivers/{driver}") if "-" in name]
+
+
+def load_pci(machine: Machine, prepared: Prepared) -> Task:
+    """Load the kernel's own driver for PCI pass-through, which may wait for its probes."""
+    controllers = prepared.kernel.modules / "kernel/drivers/pci/controller"
+    machine.guest.insmod(read_module(controllers / "pci-hyperv-intf.ko"))
+    machine.guest.push(read_module(controllers / "pci-hyperv.ko"), "/run/pci-hyperv.ko")
+    return machine.guest.spawn(machine.guest.module("pyharness.guest.kernel").insmod, "/run/pci-hyperv.ko")
+
+
+@pytest.mark.kernel_has("PCI_HYPERV")
+def test_hv_pci_never_sees_the_companion(patched: Machine, prepared: Prepared) -> None:
+    load_pci(patched, prepared).result(NODE_TIMEOUT_S)
+    patched.guest.insmod(prepared.modules.driver.path)
+    assert bound_to(patched, "hv_pci") == []
+    assert sorted(bound_to(patched, DRIVER)) == sorted([str(SERVED_DEVICE), str(NULL_DEVICE)])
+
+
+@one_kernel
+@pytest.mark.kernel_has("PCI_HYPERV")
+def test_hv_pci_would_wait_for_the_companion(config: MachineConfig, prepared: Prepared) -> None:
+    """With the stock hv_vmbus its probe asks the companion for a protocol, which never answers."""
+    with guest_with(config, read_module(prepared.kernel.stock_vmbus)) as machine:
+        loading = load_pci(machine, prepared)
+        machine.guest.wait_for_node(f"{DEVICES}/{COMPANION}/driver", NODE_TIMEOUT_S)
+        VmbusDevice(machine.qmp, "hv-vpci-companion", "vpci").unplug()
+        loading.result(NODE_TIMEOUT_S)
+
+
+# -- sockets
+
+
+def plug_sockets(machine: Machine) -> list[VmbusDevice]:
+    """Returns once the guest has made a device of each."""
+    sockets = [VmbusDevice(machine.qmp, driver, driver) for driver in SOCKETS]
+    for socket in sockets:
+        socket.plug()
+        machine.guest.wait_for_node(f"{DEVICES}/{SOCKETS[socket.driver]}", NODE_TIMEOUT_S)
+    return sockets
+
+
+def test_sockets_are_devices_of_their_own(config: MachineConfig, prepared: Prepared) -> None:
+    """Their type is a service, whatever GUID it has: none is ignored, none is bound, and nothing is said of them."""
+    with guest_with(config, prepared.modules.vmbus.path, companion=False) as machine:
+        machine.guest.insmod(prepared.modules.driver.path)
+        mark = len(machine.guest.dmesg())
+        sockets = plug_sockets(machine)
+        assert sorted(bound_to(machine, DRIVER)) == sorted([str(SERVED_DEVICE), str(NULL_DEVICE)])
+        for socket in sockets:
+            socket.unplug()
+        assert machine.guest.dmesg(mark) == []
+        assert sorted(machine.guest.module("os").listdir(DEVICES)) == sorted([str(SERVED_DEVICE), str(NULL_DEVICE)])
+
+
+# -- rescinds after an ignored offer
+
+
+def test_rescind_after_an_ignored_offer(patched: Machine) -> None:
+    patched.blob_device(0).unplug()
+    assert str(SERVED_DEVICE) not in patched.guest.module("os").listdir(DEVICES)
+    patched.blob_device(0).plug()
+    patched.guest.wait_for_node(f"{DEVICES}/{SERVED_DEVICE}", NODE_TIMEOUT_S)
+
+
+def test_rescind_of_the_ignored_offer(patched: Machine) -> None:
+    """The guest knows of no such channel, and goes on."""
+    VmbusDevice(patched.qmp, "hv-vpci-companion", "vpci").rescind()
+    patched.blob_device(0).unplug()
+    patched.blob_device(1).unplug()
+    assert list(patched.guest.module("os").listdir(DEVICES)) == []
+
+
+@one_kernel
+def test_rescind_hangs_when_the_ignored_offer_stays_in_progress(
+    config: MachineConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    """The patch without its atomic_dec(): so the test above would catch it."""
+    forgotten = Change(
+        "\t\tatomic_dec(&vmbus_connection.offer_in_progress);\n", "\t\t(void)offer;\n", file=IGNORING_PATCH
+    )
+    vmbus = build_vmbus(prepared.kernel, Cache.open(), Progress(quiet=True), plant((forgotten,), tmp_path / "changed"))
+    with guest_with(config, vmbus.path) as machine, pytest.raises(TimedOut, match="has not released"):
+        machine.blob_device(0).unplug(HANG_S)
+
+
+# -- rescind of a channel whose closing nobody answers
+
+
+def rescind_while_closing(machine: Machine, prepared: Prepared, timeout_s: float) -> None:
+    machine.guest.insmod(prepared.modules.driver.path)
+    machine.guest.wait_for_node(f"{DEVICES}/{SERVED_DEVICE}/misc", NODE_TIMEOUT_S)
+    device = machine.blob_device(0)
+    device.ignore(MessageType.GPADL_TEARDOWN)
+    unbind = machine.guest.module("pathlib").Path(f"/sys/bus/vmbus/drivers/{DRIVER}/unbind")
+    unbinding = machine.guest.spawn(unbind.write_text, str(SERVED_DEVICE))
+    until(lambda: device.unheard == 1, "the closing")
+    device.unplug(timeout_s)
+    unbinding.result(NODE_TIMEOUT_S)
+
+
+def test_rescind_while_closing(patched: Machine, prepared: Prepared) -> None:
+    rescind_while_closing(patched, prepared, NODE_TIMEOUT_S)
+
+
+@one_kernel
+def test_rescind_while_closing_hangs_without_the_patch(
+    config: MachineConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    """A fault of hv_vmbus in all kernels so far."""
+    root = plant((), tmp_path / "changed")
+    (root / CLOSING_PATCH).unlink()
+    vmbus = build_vmbus(prepared.kernel, Cache.open(), Progress(quiet=True), root)
+    with guest_with(config, vmbus.path) as machine, pytest.raises(TimedOut, match="has not released"):
+        rescind_while_closing(machine, prepared, HANG_S)
