@@ -753,10 +753,11 @@ static int az_blob_open_channel(struct az_blob_device *dev)
 	channel->request_addr_callback = vmbus_request_addr;
 
 	/*
-	 * A packet that is longer than this is cut, and VMBus then loses its
-	 * place in the ring: it would read garbage in softirq for ever.
+	 * As much as a ring holds beside its header. VMBus cuts a packet that
+	 * is longer than this, and believes one of this length, wherever it
+	 * begins, to lie within the ring's mapping.
 	 */
-	channel->max_pkt_size = AZ_BLOB_RING_SIZE;
+	channel->max_pkt_size = AZ_BLOB_RING_SIZE - PAGE_SIZE;
 
 	return vmbus_open(channel, AZ_BLOB_RING_SIZE, AZ_BLOB_RING_SIZE, NULL,
 			  0, az_blob_channel_callback, dev);
