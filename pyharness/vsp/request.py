@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from pyharness.vsp import frames
-from pyharness.vsp.frames import PacketType
+from pyharness.vsp.frames import Packet, PacketType
 from pyharness.vsp.memory import GuestBuffer, GuestMemory, OutsideGuestRam
 from pyharness.vsp.wire import REQUEST_SIZE, Completion, Refusal, RequestHeader, Status, refusal
 
@@ -20,10 +21,16 @@ class Responder(Protocol):
         """Take `request` out of what is in flight; False when it no longer is."""
         ...
 
-    def send_packet(
-        self, payload: bytes, *, packet_type: int, transaction_id: int, epoch: int, completion_requested: bool = False
-    ) -> None:
+    def awaits(self, request: VspRequest) -> bool:
+        """Whether `request` is in flight."""
+        ...
+
+    def send(self, packet: Packet) -> None:
         """Send a packet to the VSC as it is."""
+        ...
+
+    def send_anything(self, packet: Packet) -> None:
+        """As `send`, and take whatever the device takes it for an answer to out of what is in flight."""
         ...
 
 
@@ -41,6 +48,7 @@ class VspRequest:
         "epoch",
         "header",
         "inline",
+        "outlet",
         "packet_type",
         "pages",
         "refusal",
@@ -56,6 +64,8 @@ class VspRequest:
         self.completion_requested = frame.completion_requested
         self.epoch = frame.epoch
         self.inline = frame.inline
+        self.outlet: Callable[[Packet], None] | None = None
+        """Takes the answer in place of the VSC, and sends what it likes."""
         self.header: RequestHeader | None = None
         self.pages = self.data = self.request = self.response = _NOTHING
         self.refusal = self._read(frame, memory)
@@ -82,11 +92,23 @@ class VspRequest:
         """The part of the data buffer that the guest filled: the body of an upload."""
         return self.data[: self.header.data_buffer_valid] if self.header else _NOTHING
 
+    @property
+    def awaited(self) -> bool:
+        """Whether an answer is due: it is asked for, there was none yet, and the channel has been open since."""
+        return self._responder.awaits(self)
+
     def complete(self, error: int = Status.SUCCESS, response_len: int = 0) -> bool:
         """Answer once. False when no answer is due: answered before, channel closed, connection gone."""
+        answer = Packet(
+            self.transaction_id, PacketType.COMPLETION, Completion(error, response_len).pack(), epoch=self.epoch
+        )
+        if self.outlet is not None:
+            if due := self.awaited:
+                self.outlet(answer)
+            return due
         if not self._responder.retire(self, error):
             return False
-        self._send(Completion(error, response_len).pack(), PacketType.COMPLETION, self.transaction_id)
+        self._responder.send(answer)
         return True
 
     def complete_raw(
@@ -96,12 +118,12 @@ class VspRequest:
 
         One that the device takes for this request's answer is that for `complete` too.
         """
-        if packet_type == PacketType.COMPLETION and transaction_id in (None, self.transaction_id):
-            self._responder.retire(self, Status.SUCCESS)
-        self._send(payload, packet_type, self.transaction_id if transaction_id is None else transaction_id)
+        own = self.transaction_id if transaction_id is None else transaction_id
+        self.send(Packet(own, packet_type, payload, epoch=self.epoch))
 
-    def _send(self, payload: bytes, packet_type: int, transaction_id: int) -> None:
-        self._responder.send_packet(payload, packet_type=packet_type, transaction_id=transaction_id, epoch=self.epoch)
+    def send(self, packet: Packet) -> None:
+        """As `complete_raw`, for a whole packet; its epoch 0 stands for whatever opening of the channel is current."""
+        self._responder.send_anything(packet)
 
     def __repr__(self) -> str:
         return f"<VspRequest id {self.transaction_id:#x}, data {len(self.data)} bytes, {self.refusal or 'served'}>"

@@ -7,8 +7,9 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +19,13 @@ from pyharness.errors import HarnessError, TimedOut
 from pyharness.vsp import frames
 from pyharness.vsp.backends import Backend
 from pyharness.vsp.connection import Connection
-from pyharness.vsp.frames import FrameType, Hello, PacketType, ProtocolError
+from pyharness.vsp.frames import FrameType, Hello, Packet, PacketType, ProtocolError
 from pyharness.vsp.memory import GuestMemory, ReadOnlyGuestRam
+from pyharness.vsp.play import Behaviour, Play
 from pyharness.vsp.request import VspRequest
 from pyharness.vsp.wire import Status
 
-Behaviour = Callable[[VspRequest], bool | None]
+Hook = Callable[[VspRequest], bool | None]
 """Sees every request first, malformed ones too; one that returns True has taken it over."""
 
 _CONNECT_INTERVAL_S = 0.02
@@ -76,11 +78,16 @@ class _Session:
     def retire(self, request: VspRequest, error: int) -> bool:
         return self.server._retire(self, request, error)
 
-    def send_packet(
-        self, payload: bytes, *, packet_type: int, transaction_id: int, epoch: int, completion_requested: bool = False
-    ) -> None:
-        packet = frames.Packet(transaction_id, packet_type, payload, completion_requested, epoch)
+    def awaits(self, request: VspRequest) -> bool:
+        return id(request) in self.in_flight
+
+    def send(self, packet: Packet) -> None:
         self.connection.send(frames.pack_frame(FrameType.PACKET, packet.pack()))
+
+    def send_anything(self, packet: Packet) -> None:
+        if packet.packet_type == PacketType.COMPLETION:
+            self.server._retire_as_the_device_does(self, packet)
+        self.send(packet)
 
 
 class VspServer:
@@ -91,13 +98,13 @@ class VspServer:
         socket_path: Path | str,
         backend: Backend,
         *,
-        behaviour: Behaviour | None = None,
+        behaviour: Hook | None = None,
         workers: int = 0,
         attach_timeout_s: float = 60.0,
     ) -> None:
         """With `workers` 0 the backend runs in the receiving thread: right for one that does not block.
 
-        `behaviour` may be replaced at any time through the attribute of that name.
+        `behaviour` may be replaced at any time through the attribute of that name; `behaving` does so for a block.
         """
         self.backend = backend
         self.behaviour = behaviour
@@ -111,13 +118,17 @@ class VspServer:
         self._thread: threading.Thread | None = None
         self._failure: HarnessError | None = None
         self._stopping = False
+        self._reading = True
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vsp-worker") if workers else None
         self._pool_room = threading.BoundedSemaphore(frames.MAX_IN_FLIGHT)
 
     # -- lifecycle
 
     def start(self) -> None:
-        """Begin to attach in the background, and go on trying until closed: the socket need not exist yet."""
+        """Begin to attach in the background, and go on trying until closed: the socket need not exist yet.
+
+        When the device hangs up, because it is unplugged, this waits for the next one at the same socket.
+        """
         if self._thread is not None:
             raise HarnessError("the VSP has been started already")
         self._stopping = False
@@ -202,6 +213,66 @@ class VspServer:
     ) -> None:
         self.close()
 
+    # -- misbehaviour
+
+    @contextmanager
+    def behaving(self, *behaviours: Behaviour) -> Iterator[Play]:
+        """Behave like that inside the block: see `pyharness.vsp.behaviours` for how, and `Play` for what it yields.
+
+        When the block ends, what was held goes on, what was dropped or answered wrongly is answered, a backend that
+        had gone comes back, and what `behaviour` was before is in force again. Raises what `wait_attached` raises.
+        """
+        play, before = Play(self, behaviours), self.behaviour
+        self.behaviour = play.take
+        try:
+            yield play
+        finally:
+            self.behaviour = before
+            came_back = play.end()
+        if came_back:
+            self.wait_attached()
+
+    def serve(self, request: VspRequest) -> None:
+        """Have the backend answer, as if no behaviour had seen the request. From any thread."""
+        if request.refusal is not None:
+            with self._changed:
+                self._counters.refused += 1
+            request.complete(request.refusal.status)
+        elif self._pool is None:
+            self._serve(request)
+        else:
+            self._pool_room.acquire()
+            self._pool.submit(self._serve_in_pool, request)
+
+    def fail(self, request: VspRequest, error: Exception) -> None:
+        """Record a fault of the backend or a behaviour, and answer INTERNAL_ERROR."""
+        self._record(request.transaction_id, error)
+        with self._changed:
+            self._counters.backend_errors += 1
+        request.complete(Status.INTERNAL_ERROR)
+
+    def record(self, error: Exception) -> None:
+        """Keep what a behaviour raised that belongs to no request."""
+        self._record(None, error)
+
+    def send(self, packet: Packet) -> None:
+        """Send the VSC any packet. Raises HarnessError when not attached."""
+        session = self._session
+        if session is None:
+            raise HarnessError("the VSP is not attached")
+        session.send_anything(packet)
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket until `resume_reading`: it fills up, and then the guest's ring."""
+        with self._changed:
+            self._reading = False
+
+    def resume_reading(self) -> None:
+        """Go on where `stop_reading` stopped."""
+        with self._changed:
+            self._reading = True
+            self._changed.notify_all()
+
     # -- what can be seen from outside
 
     @property
@@ -242,44 +313,36 @@ class VspServer:
         completion_requested: bool = False,
     ) -> None:
         """Send the VSC a packet that nobody asked for. Raises HarnessError when not attached."""
-        session = self._session
-        if session is None:
-            raise HarnessError("the VSP is not attached")
-        session.send_packet(
-            payload,
-            packet_type=packet_type,
-            transaction_id=transaction_id,
-            epoch=0,
-            completion_requested=completion_requested,
-        )
+        self.send(Packet(transaction_id, packet_type, payload, completion_requested))
 
     # -- the receiving thread
 
     def _run(self) -> None:
-        connection: Connection | None = None
         try:
-            connection = self._connect()
-            if connection is not None:
-                self._attend(connection)
+            while (connection := self._connect()) is not None:
+                try:
+                    self._attend(connection)
+                finally:
+                    with self._changed:
+                        self._connection = None
+                        self._changed.notify_all()
+                    connection.shut()
+                    connection.close()
         except HarnessError as error:
             self._record(None, error)
             with self._changed:
                 self._failure = error
                 self._counters.violations += isinstance(error, ProtocolError)
+                self._changed.notify_all()
         except Exception as error:
             self._record(None, error)
             with self._changed:
                 self._failure = HarnessError(f"the VSP's thread died: {error}", detail=self.errors[-1].traceback)
-        finally:
-            with self._changed:
-                self._connection = None
                 self._changed.notify_all()
-            if connection is not None:
-                connection.shut()
-                connection.close()
 
     def _connect(self) -> Connection | None:
-        while True:
+        """The next connection; None when this is to end."""
+        while not self._stopping:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.connect(self._socket_path)
@@ -296,14 +359,14 @@ class VspServer:
                         return connection
                 connection.close()
             with self._changed:
-                if self._changed.wait_for(lambda: self._stopping, _CONNECT_INTERVAL_S):
-                    return None
+                self._changed.wait_for(lambda: self._stopping, _CONNECT_INTERVAL_S)
+        return None
 
     def _attend(self, connection: Connection) -> None:
         greeting = connection.receive_hello()
         if greeting is None:
-            if not self._stopping:
-                raise HarnessError(f"the device hung up at {self._socket_path} before its HELLO")
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping, _CONNECT_INTERVAL_S)
             return
         hello, memory = greeting
         session = _Session(self, connection, hello, memory)
@@ -311,6 +374,8 @@ class VspServer:
         connection.flush()
         try:
             for frame_type, payload in connection.frames():
+                if not self._reading:
+                    self._wait_to_read(connection)
                 if self._stopping:
                     continue
                 if frame_type == FrameType.REQUEST:
@@ -325,6 +390,11 @@ class VspServer:
                 self._session = None
                 self._changed.notify_all()
             memory.close()
+
+    def _wait_to_read(self, connection: Connection) -> None:
+        connection.flush()
+        with self._changed:
+            self._changed.wait_for(lambda: self._reading or self._stopping)
 
     def _take_channel(self, session: _Session, channel: frames.Channel) -> None:
         with self._changed:
@@ -348,23 +418,15 @@ class VspServer:
                 session.in_flight[id(request)] = request
                 self._changed.notify_all()
         try:
-            behaviour = self.behaviour
-            if behaviour is not None and behaviour(request):
+            hook = self.behaviour
+            if hook is not None and hook(request):
                 return
         except Exception as error:
-            self._fail(request, error)
+            self.fail(request, error)
             return
-        if request.refusal is not None:
-            with self._changed:
-                self._counters.refused += 1
-            request.complete(request.refusal.status)
-        elif self._pool is None:
-            self._serve(request)
-            if len(request.pages) >= _FLUSH_BYTES:
-                session.connection.flush()
-        else:
-            self._pool_room.acquire()
-            self._pool.submit(self._serve_in_pool, request)
+        self.serve(request)
+        if len(request.pages) >= _FLUSH_BYTES:
+            session.connection.flush()
 
     def _serve_in_pool(self, request: VspRequest) -> None:
         try:
@@ -378,16 +440,17 @@ class VspServer:
         except ReadOnlyGuestRam:
             request.complete(Status.ACCESS_VIOLATION)
         except Exception as error:
-            self._fail(request, error)
-
-    def _fail(self, request: VspRequest, error: Exception) -> None:
-        self._record(request.transaction_id, error)
-        with self._changed:
-            self._counters.backend_errors += 1
-        request.complete(Status.INTERNAL_ERROR)
+            self.fail(request, error)
 
     def _record(self, transaction_id: int | None, error: BaseException) -> None:
         self.errors.append(ServerError(transaction_id, error, "".join(traceback.format_exception(error))))
+
+    def _retire_as_the_device_does(self, session: _Session, packet: Packet) -> None:
+        with self._changed:
+            for request in session.in_flight.values():
+                if request.transaction_id == packet.transaction_id and packet.epoch in (0, request.epoch):
+                    self._retire(session, request, Status.SUCCESS)
+                    return
 
     def _retire(self, session: _Session, request: VspRequest, error: int) -> bool:
         with self._changed:

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -815,6 +816,45 @@ def openers_until_told(device: str, count: int) -> tuple[int, int]:
 
 def tell_openers() -> None:
     OPENERS_END.touch()
+
+
+def outcome_of(fd: int, seed: int, length: int) -> str:
+    """One request with data in both directions: "served" when all of it is right, else what came instead."""
+    data, request, response = Memory(length), Memory(ORDER_SIZE), Memory(64)
+    data.set(pattern(seed, length))
+    request.set(Order(seed, length, seed + 2, length, seed + 3, 64).pack())
+    sync = AzBlobRequestSync(
+        request_len=ORDER_SIZE,
+        response_len=64,
+        data_len=length,
+        data_valid=length,
+        request_buffer=request.address,
+        response_buffer=response.address,
+        data_buffer=data.address,
+    )
+    error = ioctl(fd, AZURE_BLOB_IOCTL, ctypes.byref(sync))
+    for memory in (data, request, response):
+        memory.check_guards()
+    if error:
+        return errno.errorcode[error]
+    if sync.response.status:
+        return hex(sync.response.status)
+    answer = (sync.response.response_len, data.get(length), response.get(64))
+    return "served" if answer == (64, pattern(seed + 2, length), pattern(seed + 3, 64)) else "not what was asked for"
+
+
+def tally(node: str, count: int, rounds: int, length: int = 5000) -> dict[str, int]:
+    """How often each outcome was that of a request of `count` threads that share a file."""
+    results: list[str] = []
+    fd = os.open(node, os.O_RDWR)
+
+    def run(seed: int) -> None:
+        for turn in range(rounds):
+            results.append(outcome_of(fd, seed * 1000 + turn * 10, length))
+
+    _in_threads(count, run)
+    os.close(fd)
+    return dict(Counter(results))
 
 
 def crowd(node: str, count: int) -> list[int]:

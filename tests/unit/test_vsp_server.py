@@ -281,6 +281,79 @@ def test_device_that_hangs_up_is_no_error(peer: DevicePeer, server: VspServer) -
     assert not server.errors
 
 
+def test_attaches_to_the_next_device_at_the_same_socket(peer: DevicePeer, server: VspServer) -> None:
+    """It is unplugged with a request in flight, and another one is plugged in."""
+    server.behaviour = lambda request: True
+    for _ in range(3):
+        peer.post(HEADER.pack(), PAGES)
+        (held,) = server.wait_in_flight(1)
+        peer.hang_up()
+        server.wait_channel(is_open=False)
+        assert not held.complete()
+        peer.serve()
+        server.wait_channel()
+    server.behaviour = None
+    assert peer.call(b"new").completion.error == 0
+    assert not peer.unmatched
+    assert (server.counters.voided, server.counters.violations) == (3, 0)
+
+
+def test_device_that_hangs_up_before_its_greeting(peer: DevicePeer) -> None:
+    with VspServerThread(peer) as server:
+        for _ in range(3):
+            peer.accept()
+            peer.hang_up()
+        peer.serve()
+        server.wait_attached()
+        assert peer.call(b"x").completion.error == 0
+        assert not server.errors
+        server.close()
+
+
+def test_socket_that_goes_and_comes_back(tmp_path: Path) -> None:
+    """As when QEMU ends and another is started."""
+    path = tmp_path / "vsp.sock"
+    server = VspServer(path, Echo(), attach_timeout_s=20)
+    server.start()
+    for _ in range(3):
+        with DevicePeer(path) as peer:
+            peer.serve()
+            server.wait_channel()
+            assert peer.call(b"x").completion.error == 0
+        server.wait_channel(is_open=False)
+    server.close()
+    assert not server.errors
+
+
+def test_close_while_waiting_for_the_next_device(peer: DevicePeer, server: VspServer) -> None:
+    peer.hang_up()
+    until(lambda: not server.attached)
+    server.close()
+    assert not server.errors
+
+
+def test_no_further_attachment_after_a_broken_frame(peer: DevicePeer, server: VspServer) -> None:
+    peer.send_raw(b"\0" * 16)
+    until(lambda: server.counters.violations == 1)
+    peer.hang_up()
+    with pytest.raises(ProtocolError):
+        server.wait_attached()
+    assert not [thread for thread in threading.enumerate() if thread.name == f"vsp {peer.path}" and thread.is_alive()]
+
+
+def test_a_backend_that_stops_reading(peer: DevicePeer, server: VspServer) -> None:
+    server.stop_reading()
+    futures = [peer.post(HEADER.pack(), PAGES) for _ in range(20)]
+    assert not any(future.done() for future in futures)
+    assert server.counters.requests == 0
+    server.resume_reading()
+    assert [completion(future.result(20)).error for future in futures] == [0] * 20
+    server.stop_reading()
+    peer.post(HEADER.pack(), PAGES)
+    server.close()
+    assert not server.errors
+
+
 def test_random_garbage_never_kills_silently(peer: DevicePeer) -> None:
     """Whatever arrives, the server either goes on or ends the connection with a ProtocolError."""
     rng = random.Random(99)

@@ -117,6 +117,7 @@ class DevicePeer:
         self._listener.listen(1)
         self.socket: socket.socket | None = None
         self.waiting: dict[int, Future[Packet]] = {}
+        self.received: list[Packet] = []
         self.unmatched: list[Packet] = []
         self._lock = threading.Lock()
         self._next_id = 1
@@ -128,8 +129,19 @@ class DevicePeer:
     def accept(self) -> socket.socket:
         self._listener.settimeout(20)
         self.socket, _ = self._listener.accept()
+        while self._given_up():
+            self.socket.close()
+            self.socket, _ = self._listener.accept()
         self.socket.settimeout(20)
         return self.socket
+
+    def _given_up(self) -> bool:
+        """Whether the backend has closed the connection while it waited to be accepted."""
+        assert self.socket is not None
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def send_hello(self, hello: Hello | bytes | None = None, fds: Sequence[int] | None = None) -> None:
         hello = hello or Hello(INSTANCE, True, 1, self.ram.regions)
@@ -183,6 +195,17 @@ class DevicePeer:
         self._reader = threading.Thread(target=self._sort, daemon=True)
         self._reader.start()
 
+    def serve_in_background(self) -> None:
+        """As `serve`, for a backend that comes when it likes."""
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def reopen(self) -> None:
+        """Number requests as Linux does when it has opened the channel anew."""
+        with self._lock:
+            self.epoch += 1
+            self._next_id = 1
+            self.waiting.clear()
+
     def _sort(self) -> None:
         try:
             while True:
@@ -190,6 +213,7 @@ class DevicePeer:
                 assert frame_type == FrameType.PACKET
                 packet = Packet.parse(payload)
                 with self._lock:
+                    self.received.append(packet)
                     future = self.waiting.pop(packet.transaction_id, None)
                     if future is None:
                         self.unmatched.append(packet)
