@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared
-from pyharness.errors import CheckFailed
+from pyharness.errors import CheckFailed, TimedOut
 from pyharness.judge import Judge
 from pyharness.machine.accel import Accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.gdb import wait_for_gdb
 from pyharness.machine.vm import Machine
+from pyharness.machine.vmbus import MessageType, VmbusDevice
 from pyharness.progress import Progress
 from pyharness.trace.record import recording
 from pyharness.trace.records import Header
 from pyharness.vsp.backends.memory import MemoryBackend
+from pyharness.vsp.scenario import HONEST, Scenario
 from pyharness.vsp.server import VspServer
 
 INSTANCE = uuid.UUID("0c9d2a6e-2f3b-4f8e-9a53-6d5f5b1e0a01")
@@ -29,6 +32,16 @@ INSTANCE = uuid.UUID("0c9d2a6e-2f3b-4f8e-9a53-6d5f5b1e0a01")
 VMBUS, DRIVER = "hv_vmbus", "hv_azure_blob"
 NODE = "/dev/azure_blob"
 _NODE_TIMEOUT_S = 60.0
+_NODE_SLICE_S = 1.0
+_PROBE_FAILED = "failed with error"
+MESSAGES = {
+    "open": MessageType.OPENCHANNEL,
+    "close": MessageType.CLOSECHANNEL,
+    "gpadl": MessageType.GPADL_HEADER,
+    "gpadl_teardown": MessageType.GPADL_TEARDOWN,
+    "released": MessageType.RELID_RELEASED,
+}
+"""By the names that scenario files know."""
 _GDB_WAITS = """\
 the guest waits for gdb; attach it from another terminal, set breakpoints, and let the guest go on with `continue`:
   {command}"""
@@ -50,13 +63,28 @@ class Rig:
     def load(self) -> None:
         """Load the patched hv_vmbus and the driver, and wait for the node.
 
-        Raises CheckFailed with the kernel's log when a module does not load, TimedOut when no node appears.
+        Raises CheckFailed with the kernel's log when a module does not load or the driver fails to take the device,
+        TimedOut when no node appears.
         """
         modules = self.prepared.modules
         for module in (modules.vmbus, modules.driver):
             with _kernel_verdict(f"{module.name} does not load"):
                 self.machine.guest.insmod(module.path)
-        self.machine.guest.wait_for_node(self.node, _NODE_TIMEOUT_S)
+        self._wait_for_node()
+
+    def _wait_for_node(self) -> None:
+        deadline = time.monotonic() + _NODE_TIMEOUT_S
+        while True:
+            try:
+                return self.machine.guest.wait_for_node(self.node, _NODE_SLICE_S)
+            except TimedOut:
+                said = [str(message) for message in self.machine.guest.dmesg(self.boot_messages)]
+                if failed := [line for line in said if DRIVER in line and _PROBE_FAILED in line]:
+                    raise CheckFailed(
+                        f"the driver has not taken the device: {failed[0]}", detail="\n".join(said)
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise
 
     def unload(self) -> None:
         """Unload both modules. Raises CheckFailed when one is in use."""
@@ -73,6 +101,19 @@ class Rig:
         path = self.machine.guest.module("pathlib").Path(f"/sys/kernel/debug/{DRIVER}/{INSTANCE}/pending_requests")
         lines = str(path.read_text()).splitlines()
         return [line for line in lines if not line.startswith("#")]
+
+
+@dataclass(frozen=True)
+class _Control:
+    """A `DeviceControl` of scenarios."""
+
+    device: VmbusDevice
+
+    def ignore(self, messages: Sequence[str]) -> None:
+        self.device.ignore(*(MESSAGES[name] for name in messages))
+
+    def refuse(self, messages: Sequence[str]) -> None:
+        self.device.refuse(*(MESSAGES[name] for name in messages))
 
 
 @contextmanager
@@ -93,6 +134,7 @@ def rig(
     dump: bool = False,
     gdb: bool = False,
     trace: Path | None = None,
+    scenario: Scenario = HONEST,
     identify: Callable[[Modules], None] = lambda _: None,
 ) -> Iterator[Rig]:
     """Start a guest, attach a VSP with an empty object store, load the modules; nothing is left running afterwards.
@@ -100,6 +142,7 @@ def rig(
     The guest starts while the modules are still building; `identify` is told of them before they are loaded. With
     `dump` a crash leaves the guest's memory beside the logs; with `gdb` the guest waits for gdb once they are loaded.
     `trace` gets the transcript of its VMBus, from before they are loaded until the caller is done.
+    Of the scenario, what concerns the device is in force from the start; the rest is for `vsp.behaving`.
     """
     config = MachineConfig(
         kernel=prepared.kernel,
@@ -119,6 +162,7 @@ def rig(
         with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
             judge = Judge(machine)
             judge.begin("the run")
+            scenario.prepare(_Control(machine.blob_device(0)))
             running = Rig(machine, vsp, prepared, judge, len(machine.guest.dmesg()))
             identify(prepared.modules)
             with recording(machine, trace, _header(prepared, accelerator)) if trace else nullcontext():

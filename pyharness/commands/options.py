@@ -9,6 +9,7 @@ from pathlib import Path
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
 from pyharness.errors import UsageError
 from pyharness.trace.output import empty_transcript
+from pyharness.vsp.scenario import HONEST, Scenario
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +94,18 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
 def trace_file(args: argparse.Namespace) -> Path | None:
     """What --trace named, made empty. Raises UsageError when it cannot be written."""
     return empty_transcript(args.trace) if args.trace else None
+
+
+def add_scenario(parser: argparse.ArgumentParser) -> None:
+    """--scenario FILE."""
+    parser.add_argument(
+        "--scenario", type=Path, metavar="FILE", help="let the host behave as FILE says (docs/behaviours.md)"
+    )
+
+
+def chosen_scenario(args: argparse.Namespace) -> Scenario:
+    """What --scenario chose, or else an honest host. Raises UsageError."""
+    return Scenario.load(args.scenario) if args.scenario else HONEST
 
 
 def add_cold(parser: argparse.ArgumentParser) -> None:

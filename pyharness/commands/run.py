@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,14 @@ from pyharness.commands import options
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
+from pyharness.vsp.scenario import Scenario
 
 if TYPE_CHECKING:
     from pyharness.rig import Rig
 
 _BLOB = "/pyharness/run"
 _MIB = 1 << 20
+_QUIET = "no kernel warning"
 
 
 @dataclass
@@ -46,6 +48,9 @@ class Report:
     kernel: str = ""
     qemu: str = ""
     driver: str = ""
+    scenario: str = ""
+    host: dict[str, int] = field(default_factory=dict)
+    """How many requests each behaviour of the scenario has had."""
     stages: list[dict[str, Any]] = field(default_factory=list)
     bytes: int = 0
     sha256_match: bool = False
@@ -67,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_cold(parser)
     options.add_debugging(parser)
     options.add_trace(parser)
+    options.add_scenario(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -74,6 +80,8 @@ def execute(args: argparse.Namespace) -> Exit:
     """Run the main job; the report is written whatever becomes of it."""
     report, progress = Report(), Progress()
     given = _open(args.file) if args.file else None
+    scenario = options.chosen_scenario(args)
+    report.scenario = str(args.scenario or "")
     with _written(report, progress, args.json):
         trace = options.trace_file(args)
         accelerator = choose_accelerator()
@@ -84,14 +92,24 @@ def execute(args: argparse.Namespace) -> Exit:
         # Not earlier: the driver is being compiled while this is loaded.
         from pyharness.rig import rig
 
-        start = partial(rig, prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb, trace=trace)
+        start = partial(
+            rig,
+            prepared,
+            accelerator,
+            progress,
+            cold=args.cold,
+            dump=args.dump,
+            gdb=args.gdb,
+            trace=trace,
+            scenario=scenario,
+        )
         with (
             start(identify=partial(_identify_modules, report, progress)) as running,
             given or _open(prepared.modules.vmbus.debug) as source,
-            _judged(running, report, progress),
+            _judged(running, report, progress, scenario.tolerate),
+            _played(running, scenario, report, progress),
         ):
             _move(running, source, report, progress)
-            _settle(running, progress)
     return Exit.OK
 
 
@@ -124,7 +142,8 @@ def _written(report: Report, progress: Progress, path: Path | None) -> Iterator[
             _finish(report, progress, path)
         raise
     _finish(report, progress, path)
-    progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, nothing left behind, no kernel warning")
+    warnings = f"{len(report.kernel_warnings)} kernel warnings, all tolerated" if report.kernel_warnings else _QUIET
+    progress.line(f"PASS           {report.bytes} bytes, SHA-256 equal, nothing left behind, {warnings}")
 
 
 def _verdict_of(error: BaseException) -> str:
@@ -178,20 +197,49 @@ def _identify_modules(report: Report, progress: Progress, modules: Modules) -> N
 
 
 @contextmanager
-def _judged(running: Rig, report: Report, progress: Progress) -> Iterator[None]:
-    """What fails in here is the driver's or the host's doing, and what the kernel says of it is part of the report."""
+def _judged(running: Rig, report: Report, progress: Progress, tolerated: Sequence[str] = ()) -> Iterator[None]:
+    """What fails in here is the driver's or the host's doing, and what the kernel says of it is part of the report.
+
+    The driver is judged in either case: a request that fails leaves nothing behind either.
+    """
     log = len(running.machine.guest.dmesg())
+    failure: CheckFailed | None = None
     try:
-        yield
-    except (OSError, HostError, BlobServiceError, ValueError) as error:
-        said = "\n".join(str(message) for message in running.machine.guest.dmesg(log))
-        raise CheckFailed(f"the device failed: {error}", detail=said) from error
+        try:
+            yield
+        except CheckFailed as error:
+            failure = error
+        except (OSError, HostError, BlobServiceError, ValueError) as error:
+            said = "\n".join(str(message) for message in running.machine.guest.dmesg(log))
+            failure = CheckFailed(f"the device failed: {error}", detail=said)
+        try:
+            _settle(running, progress)
+            running.judge.verdict(tolerated)
+            with progress.stage("judge"):
+                running.judge.finish()
+        except CheckFailed as error:
+            if failure is None:
+                raise
+            failure.detail += f"\n{error.message}"
+        if failure:
+            raise failure
     finally:
         with suppress(HarnessError):  # a guest that died has said so already
             report.kernel_warnings = running.warnings()
-    running.judge.verdict()
-    with progress.stage("judge"):
-        running.judge.finish()
+
+
+@contextmanager
+def _played(running: Rig, scenario: Scenario, report: Report, progress: Progress) -> Iterator[None]:
+    """Let the host behave as the scenario says, and say how often it did."""
+    if scenario.summary:
+        progress.line(f"scenario       {scenario.summary}")
+    with running.vsp.behaving(*scenario.behaviours) as host:
+        try:
+            yield
+        finally:
+            report.host = dict(host.did)
+            if report.host:
+                progress.line("host           " + ", ".join(f"{name} {count}" for name, count in report.host.items()))
 
 
 def _pieces(source: BinaryIO) -> Iterator[bytes]:
@@ -206,8 +254,13 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _move(running: Rig, source: BinaryIO, report: Report, progress: Progress) -> None:
-    size = os.fstat(source.fileno()).st_size
     transfer = running.machine.guest.module("pyharness.guest.transfer").Transfer(running.node, _BLOB)
+    with closing(transfer):
+        _transfer(transfer, source, report, progress)
+
+
+def _transfer(transfer: Any, source: BinaryIO, report: Report, progress: Progress) -> None:
+    size = os.fstat(source.fileno()).st_size
     digest = hashlib.sha256()
     with progress.stage("upload"):
         for piece in _pieces(source):
@@ -228,7 +281,7 @@ def _move(running: Rig, source: BinaryIO, report: Report, progress: Progress) ->
     report.sha256_match = transfer.sha256() == digest.hexdigest()
     if not report.sha256_match:
         raise CheckFailed(f"the data came back changed: SHA-256 {transfer.sha256()}, sent {digest.hexdigest()}")
-    transfer.close()
+    transfer.delete()
 
 
 def _rate(progress: Progress, verb: str, count: int, seconds: float) -> None:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_kernel(parser)
     options.add_qemu(parser)
     options.add_cold(parser)
+    options.add_scenario(parser)
     options.add_debugging(parser)
     options.add_trace(parser)
 
@@ -31,14 +32,29 @@ def execute(args: argparse.Namespace) -> Exit:
     """Boot, then give the terminal to the guest."""
     require_terminal()
     trace = options.trace_file(args)
+    scenario = options.chosen_scenario(args)
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
-    with rig(prepared, accelerator, progress, cold=args.cold, dump=args.dump, gdb=args.gdb, trace=trace) as running:
+    with (
+        rig(
+            prepared,
+            accelerator,
+            progress,
+            cold=args.cold,
+            dump=args.dump,
+            gdb=args.gdb,
+            trace=trace,
+            scenario=scenario,
+        ) as running,
+        running.vsp.behaving(*scenario.behaviours),
+    ):
         if prepared.kernel.vmlinux:
             socket = running.machine.run_dir.debug_socket
             progress.line(f"what the driver holds, from another terminal: pyharness inspect {socket}")
+        if scenario.summary:
+            progress.line(f"scenario       {scenario.summary}")
         progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
         running.machine.interact()
     return Exit.OK

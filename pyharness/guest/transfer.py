@@ -52,7 +52,10 @@ class Transfer:
         """Hex digest of what was downloaded."""
         return self._digest.hexdigest()
 
-    def close(self) -> None:
-        """Delete the blob and close the device."""
+    def delete(self) -> None:
+        """Delete the blob. Raises as BlobClient.delete does."""
         self._client.delete(self._blob)
+
+    def close(self) -> None:
+        """Close the device."""
         self._device.close()

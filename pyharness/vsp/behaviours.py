@@ -149,7 +149,7 @@ def _choosing(name: str, start: Callable[[Play], Condition], behaviours: Iterabl
 
         return link
 
-    return Behaviour(name, begin)
+    return Behaviour(name, begin, counted=False)
 
 
 def _numbered(name: str, n: int, wanted: Callable[[int], bool], behaviours: Iterable[Behaviour]) -> Behaviour:
@@ -393,7 +393,7 @@ def besides(*behaviours: Behaviour) -> Behaviour:
 
         return link
 
-    return Behaviour("besides", start)
+    return Behaviour("besides", start, counted=False)
 
 
 def _both(request: VspRequest, outer: int) -> VspRequest:

@@ -35,7 +35,13 @@ U8 = Annotated[int, Within(0, 2**8 - 1)]
 
 
 class BadParameter(ValueError):
-    """A parameter is none of those that a behaviour has, or not what it may be; the message says what is allowed."""
+    """A parameter is none of those that a behaviour has, or not what it may be."""
+
+    def __init__(self, name: str, reason: str, allowed: str) -> None:
+        super().__init__(f"{name}: {reason}; allowed: {allowed}")
+        self.name = name
+        self.reason = reason
+        self.allowed = allowed
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Parameter:
         if right and self.choices:
             right = value in self.choices
         if not right:
-            raise BadParameter(f"{self.name} is {value!r}, and has to be {self.allowed}")
+            raise BadParameter(self.name, f"{value!r} cannot be", self.allowed)
         return value
 
 
@@ -102,11 +108,10 @@ class Signature:
         """The parameters as the function is to get them. Raises BadParameter."""
         for name in given:
             if name not in self.parameters:
-                known = ", ".join(self.parameters) or "none"
-                raise BadParameter(f"there is no parameter {name}; there are: {known}")
+                raise BadParameter(name, "there is no such parameter", ", ".join(self.parameters) or "none")
         for parameter in self.parameters.values():
             if parameter.required and parameter.name not in given:
-                raise BadParameter(f"{parameter.name} is missing, and has to be {parameter.allowed}")
+                raise BadParameter(parameter.name, "it is missing", parameter.allowed)
         return {name: self.parameters[name].checked(value) for name, value in given.items()}
 
 

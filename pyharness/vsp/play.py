@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, count
@@ -24,6 +25,8 @@ Next = Callable[[VspRequest], None]
 Link = Callable[[VspRequest, Next], None]
 """What a behaviour does with one request: pass it on, now or later and from any thread, or not."""
 
+_END_TIMEOUT_S = 60.0
+
 Transform = Callable[[Packet], Iterable[Packet]]
 """What is sent in place of an answer. A generator goes on after each packet that it yields has been sent."""
 
@@ -34,6 +37,8 @@ class Behaviour:
 
     name: str
     start: Callable[[Play], Link]
+    counted: bool = True
+    """Whether `Play.did` tells of it: a condition does nothing itself."""
 
 
 class _Kept(NamedTuple):
@@ -61,7 +66,8 @@ class Play:
         self._tokens = count()
         self._kept: dict[int, _Kept] = {}
         self._later: dict[int, _Later] = {}
-        self._timers: set[threading.Timer] = set()
+        self._working = 0
+        """How many threads are in the middle of something."""
         self._owed: list[tuple[VspRequest, Packet]] = []
         self._epoch = 0
         self._at_opening: list[Callable[[VspRequest], None]] = []
@@ -140,7 +146,6 @@ class Play:
         timer.daemon = True
         with self._changed:
             self._later[key] = _Later(timer, call)
-            self._timers.add(timer)
             ending = self._ending
             if not ending:
                 timer.start()
@@ -166,6 +171,18 @@ class Play:
         with self._changed:
             self._at_opening.append(call)
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The block does not end before this does."""
+        with self._changed:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._working -= 1
+                self._changed.notify_all()
+
     def go_away(self, seconds: float) -> None:
         """Detach as soon as can be, and attach again after so long, or when the block ends."""
         with self._changed:
@@ -188,27 +205,30 @@ class Play:
 
     def take(self, request: VspRequest) -> bool:
         """The server's hook: everything goes through the chain."""
-        if request.epoch != self._epoch:
-            self._open(request)
-        self._chain(request, self.serve)
+        with self.at_work():
+            if request.epoch != self._epoch:
+                self._open(request)
+            self._chain(request, self.serve)
         return True
 
     def end(self) -> bool:
-        """Settle everything; True when the backend is on its way back."""
+        """Settle everything; True when the backend is on its way back. Raises TimedOut when a behaviour blocks."""
         with self._changed:
             self._ending = True
         self.server.resume_reading()
         for key in list(self._later):
             self._fire(key)
-        for timer in list(self._timers):
-            if timer is not threading.current_thread() and timer.is_alive():
-                timer.join()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._working, _END_TIMEOUT_S):
+                raise TimedOut(f"a behaviour of the host did not return in {_END_TIMEOUT_S:g} s")
         self.let_go(sorted(self._kept))
         self._pay()
         return self._came_back
 
     def _started(self, behaviour: Behaviour) -> Link:
         link = behaviour.start(self)
+        if not behaviour.counted:
+            return link
 
         def counted(request: VspRequest, go_on: Next) -> None:
             with self._changed:
@@ -221,18 +241,16 @@ class Play:
         return counted
 
     def _fire(self, key: int) -> None:
-        with self._changed:
-            later = self._later.pop(key, None)
-        if later is None:
-            return
-        later.timer.cancel()
-        try:
-            later.call()
-        except Exception as error:
-            self.server.record(error)
-        finally:
+        with self.at_work():
             with self._changed:
-                self._timers.discard(later.timer)
+                later = self._later.pop(key, None)
+            if later is None:
+                return
+            later.timer.cancel()
+            try:
+                later.call()
+            except Exception as error:
+                self.server.record(error)
 
     def _pay(self) -> None:
         with self._changed:
@@ -260,10 +278,11 @@ class _Outlet:
         self._request = request
 
     def __call__(self, answer: Packet) -> None:
-        for packet in altered(answer, self.transforms):
-            self._request.send(packet)
-        if self._request.awaited:
-            self._play.owe(self._request, answer)
+        with self._play.at_work():
+            for packet in altered(answer, self.transforms):
+                self._request.send(packet)
+            if self._request.awaited:
+                self._play.owe(self._request, answer)
 
 
 def altered(answer: Packet, transforms: Sequence[Transform]) -> Iterator[Packet]:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -185,22 +186,42 @@ def test_report_to_a_pipe_is_written_once_and_replaces_nothing(tmp_path: Path) -
 def test_the_driver_is_to_blame_for_what_the_guest_raises() -> None:
     guest = SimpleNamespace(dmesg=lambda start=0: ["a line of the log"][start:])
     verdicts: list[HarnessError] = []
+    unloaded: list[bool] = []
 
-    def verdict() -> None:
+    def verdict(tolerated: Sequence[str]) -> None:
+        assert tolerated == ("a warning",)
         if verdicts:
             raise verdicts[0]
 
-    judge = SimpleNamespace(verdict=verdict, finish=lambda: None)
-    running = SimpleNamespace(machine=SimpleNamespace(guest=guest), warnings=lambda: ["a warning"], judge=judge)
+    running = SimpleNamespace(
+        machine=SimpleNamespace(guest=guest),
+        warnings=lambda: ["a warning"],
+        judge=SimpleNamespace(verdict=verdict, finish=lambda: None),
+        pending_requests=list,
+        unload=lambda: unloaded.append(True),
+    )
     report, progress = run.Report(), Progress(quiet=True)
-    with pytest.raises(CheckFailed, match="Input/output error"), run._judged(cast(Rig, running), report, progress):
+
+    def judged() -> AbstractContextManager[None]:
+        return run._judged(cast(Rig, running), report, progress, ("a warning",))
+
+    with pytest.raises(CheckFailed, match="Input/output error"), judged():
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     assert report.kernel_warnings == ["a warning"]
-    with run._judged(cast(Rig, running), report, progress):
+    assert unloaded == [True], "what fails is judged too"
+    with judged():
         pass
-    verdicts.append(GuestCrashed("the guest's kernel reported lockdep"))
-    with pytest.raises(GuestCrashed, match="lockdep"), run._judged(cast(Rig, running), report, progress):
+    verdicts.append(CheckFailed("pages are left pinned"))
+    with pytest.raises(CheckFailed, match="the data came back changed") as caught, judged():
+        raise CheckFailed("the data came back changed")
+    assert "pages are left pinned" in caught.value.detail
+    with pytest.raises(CheckFailed, match="left pinned"), judged():
         pass
+    verdicts[:] = [GuestCrashed("the guest's kernel reported lockdep")]
+    with pytest.raises(GuestCrashed, match="lockdep"), judged():
+        pass
+    with pytest.raises(GuestCrashed, match="lockdep"), judged():
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_report_is_written_for_a_run_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
