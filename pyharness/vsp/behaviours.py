@@ -27,7 +27,7 @@ from functools import update_wrapper
 from itertools import count as counting
 from typing import Annotated, Concatenate, Generic, ParamSpec
 
-from pyharness.vsp.frames import Packet, PacketType
+from pyharness.vsp.frames import MAX_PACKET_PAYLOAD, Packet, PacketType
 from pyharness.vsp.memory import GuestBuffer
 from pyharness.vsp.parameters import (
     U8,
@@ -45,7 +45,7 @@ from pyharness.vsp.parameters import (
 )
 from pyharness.vsp.play import Behaviour, Link, Next, Play, Transform, altered, transforms_of
 from pyharness.vsp.request import VspRequest
-from pyharness.vsp.wire import Completion, Status
+from pyharness.vsp.wire import DESCRIPTOR_SIZE, Completion, Status, vmbus_packet
 
 P = ParamSpec("P")
 Condition = Callable[[VspRequest], bool]
@@ -53,6 +53,7 @@ Condition = Callable[[VspRequest], bool]
 NEVER_ISSUED = 1 << 63
 """A transaction id that no guest gives to a request: Linux counts from 1."""
 
+Field = Annotated[str, ("packet_type", "offset8", "len8", "flags")]
 Order = Annotated[str, ("reversed", "shuffled", "same")]
 _StatusCode = Annotated[int, Within(0, 2**32 - 1, Status)]
 
@@ -357,6 +358,18 @@ def overrun(play: Play, excess: U32 = 1) -> Link:
 
 
 @behaviour
+def bad_header(play: Play, field: Field, value: U16) -> Link:
+    """Answer with a packet in whose VMBus descriptor this field has this value. The device takes it for no answer."""
+
+    def transform(packet: Packet) -> Iterable[Packet]:
+        payload = packet.payload[: MAX_PACKET_PAYLOAD - DESCRIPTOR_SIZE]
+        whole = vmbus_packet(payload, packet.packet_type, packet.transaction_id, **{field: value})
+        return [packet._replace(payload=whole, raw=True)]
+
+    return _altering(play, lambda request: transform)
+
+
+@behaviour
 def after_close(play: Play) -> Link:
     """Answer when the guest has closed the channel and uses it anew: whatever has that transaction id gets it."""
 
@@ -444,6 +457,7 @@ BEHAVIOURS: dict[str, Maker[...]] = {
         wrong_type,
         resize,
         overrun,
+        bad_header,
         after_close,
         late_write,
     )

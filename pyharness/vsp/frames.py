@@ -23,6 +23,8 @@ MAX_PAYLOAD = 2 << 20
 MAX_FDS = 16
 MAX_PACKET_PAYLOAD = 4096
 MAX_IN_FLIGHT = 1024
+FLAG_WANTS_COMPLETION = 1
+FLAG_RAW = 2
 
 _HEADER = struct.Struct("<IHHII")
 _HELLO = struct.Struct("<II16sII")
@@ -226,10 +228,12 @@ class Packet(NamedTuple):
     completion_requested: bool = False
     epoch: int = 0
     """That of the request which this answers; the device takes zero for the current one."""
+    raw: bool = False
+    """The payload is the whole VMBus packet with its descriptor (`wire.vmbus_packet`): id and type mean nothing."""
 
     def pack(self) -> bytes:
         """The payload of a PACKET frame."""
-        flags = int(self.completion_requested)
+        flags = FLAG_WANTS_COMPLETION * self.completion_requested | FLAG_RAW * self.raw
         head = _PACKET.pack(self.transaction_id, self.packet_type, flags, len(self.payload), self.epoch)
         return head + self.payload
 
@@ -238,10 +242,11 @@ class Packet(NamedTuple):
         """See `Hello.parse`."""
         _expect(len(payload) >= _PACKET.size, f"PACKET payload has {len(payload)} bytes, fewer than {_PACKET.size}")
         transaction_id, packet_type, flags, length, epoch = _PACKET.unpack_from(payload)
-        _expect(flags in (0, 1), f"PACKET has unknown flags {flags:#x}")
+        _expect(not flags & ~(FLAG_WANTS_COMPLETION | FLAG_RAW), f"PACKET has unknown flags {flags:#x}")
         _expect(length <= MAX_PACKET_PAYLOAD, f"PACKET carries {length} bytes, more than {MAX_PACKET_PAYLOAD}")
         _expect_size("PACKET", payload, _PACKET.size + length)
-        return cls(transaction_id, packet_type, bytes(payload[_PACKET.size :]), bool(flags), epoch)
+        wants_completion, raw = bool(flags & FLAG_WANTS_COMPLETION), bool(flags & FLAG_RAW)
+        return cls(transaction_id, packet_type, bytes(payload[_PACKET.size :]), wants_completion, epoch, raw)
 
 
 def segments_of(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:

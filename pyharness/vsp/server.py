@@ -85,7 +85,7 @@ class _Session:
         self.connection.send(frames.pack_frame(FrameType.PACKET, packet.pack()))
 
     def send_anything(self, packet: Packet) -> None:
-        if packet.packet_type == PacketType.COMPLETION:
+        if packet.packet_type == PacketType.COMPLETION and not packet.raw:
             self.server._retire_as_the_device_does(self, packet)
         self.send(packet)
 
@@ -261,6 +261,10 @@ class VspServer:
         if session is None:
             raise HarnessError("the VSP is not attached")
         session.send_anything(packet)
+
+    def send_raw(self, packet: bytes) -> None:
+        """Put a whole VMBus packet into the guest's ring. Raises HarnessError when not attached."""
+        self.send(Packet(0, 0, packet, raw=True))
 
     def stop_reading(self) -> None:
         """Take nothing more from the socket until `resume_reading`: it fills up, and then the guest's ring."""

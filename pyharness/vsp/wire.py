@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the VSC and the VSP say to each other: the 56-byte request, the 12-byte completion, the status codes."""
+"""What the VSC and the VSP say to each other: the 56-byte request, the 12-byte completion, the status codes.
+
+And the packet of VMBus in which they say it, for hosts that get that wrong too.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,15 @@ from uuid import UUID
 REQUEST_VERSION = 0
 REQUEST_SIZE = 56
 COMPLETION_SIZE = 12
+DESCRIPTOR_SIZE = 16
 
 AZURE_BLOB_CLASS = UUID("0590b792-db64-45cc-81db-b8d70c577c9e")
 
 _REQUEST = struct.Struct("<10I16s")
 _COMPLETION = struct.Struct("<3I")
+_DESCRIPTOR = struct.Struct("<4HQ")
+_UNIT = 8
+"""VMBus counts in units of so many bytes."""
 
 
 class Operation(IntEnum):
@@ -101,6 +108,30 @@ class Completion(NamedTuple):
         """`payload` must be 12 bytes."""
         length, error, response_len = _COMPLETION.unpack(payload)
         return cls(error, response_len, length)
+
+
+class Descriptor(NamedTuple):
+    """The head of each VMBus packet (struct vmpacket_descriptor, include/linux/hyperv.h)."""
+
+    packet_type: int
+    offset8: int
+    """Where the payload begins, in units of 8 bytes."""
+    len8: int
+    """How long the packet is, this head included, in units of 8 bytes."""
+    flags: int
+    """Bit 0: a completion is asked for."""
+    transaction_id: int
+
+    def pack(self) -> bytes:
+        """The 16 bytes."""
+        return _DESCRIPTOR.pack(*self)
+
+
+def vmbus_packet(payload: bytes, packet_type: int, transaction_id: int, /, **wrong: int) -> bytes:
+    """A whole packet, for `Packet.raw`; `wrong` are fields of its descriptor that are to lie."""
+    offset8 = DESCRIPTOR_SIZE // _UNIT
+    right = Descriptor(packet_type, offset8, offset8 + -(-len(payload) // _UNIT), 0, transaction_id)
+    return (right._replace(**wrong).pack() + payload).ljust(right.len8 * _UNIT, b"\0")
 
 
 class Refusal(NamedTuple):

@@ -15,6 +15,7 @@ from pyharness.vsp.behaviours import (
     after,
     after_close,
     answering,
+    bad_header,
     besides,
     chance,
     crowded,
@@ -46,7 +47,7 @@ from pyharness.vsp.parameters import BadParameter
 from pyharness.vsp.play import Behaviour, Next
 from pyharness.vsp.request import VspRequest
 from pyharness.vsp.server import VspServer
-from pyharness.vsp.wire import Completion, RequestHeader, Status
+from pyharness.vsp.wire import Completion, RequestHeader, Status, vmbus_packet
 from tests.unit.test_vsp_server import HEADER, PAGES, Echo, completion, until
 from tests.unit.vsp_peer import PAGE, DevicePeer
 
@@ -316,6 +317,7 @@ def test_unsolicited_packets(peer: DevicePeer, vsp: VspServer) -> None:
 
 # -- what becomes of answers
 
+LYING = Packet(1, 11, vmbus_packet(Completion(0, PAGE).pack(), 11, 1, len8=0xFFFF), epoch=1, raw=True)
 HONEST = Packet(1, PacketType.COMPLETION, Completion(0, PAGE).pack(), epoch=1)
 
 
@@ -334,6 +336,8 @@ HONEST = Packet(1, PacketType.COMPLETION, Completion(0, PAGE).pack(), epoch=1)
         (overrun(2**32 - 1), [HONEST._replace(payload=Completion(0, 2**32 - 1).pack())], []),
         (other_id(), [HONEST], []),
         (answering(lambda packet: [packet._replace(payload=b"x")]), [HONEST._replace(payload=b"x")], []),
+        (bad_header("len8", 0xFFFF), [LYING], [HONEST]),
+        (besides(bad_header("len8", 0xFFFF)), [LYING, HONEST], []),
         (wrong_id(), [HONEST._replace(transaction_id=NEVER_ISSUED)], [HONEST]),
         (wrong_id(0), [HONEST._replace(transaction_id=0)], [HONEST]),
         (wrong_type(), [HONEST._replace(packet_type=6)], [HONEST]),
@@ -354,6 +358,23 @@ def test_answers(
     assert peer.received == inside + at_the_end
     assert not vsp.in_flight
     assert errors(post(peer, 1)) == [0]
+
+
+def test_raw_packets(peer: DevicePeer, vsp: VspServer) -> None:
+    whole = vmbus_packet(b"x", 11, 1)
+    with vsp.behaving(hold()) as seen:
+        post(peer, 1)
+        seen.wait("hold")
+        vsp.send_raw(whole)
+        until(lambda: len(peer.received) == 1)
+        assert len(vsp.in_flight) == 1, "the device does not look into it either"
+    assert peer.received[0] == Packet(0, 0, whole, raw=True)
+    until(lambda: len(peer.received) == 2)
+    with vsp.behaving(besides(bad_header("packet_type", 7)), resize(4096)):
+        post(peer, 1)
+        until(lambda: len(peer.received) == 4)
+    lying = peer.received[2]
+    assert lying.raw and len(lying.payload) == 4096 and lying.payload[0] == 7, "no longer than a frame may be"
 
 
 def test_answers_go_back_through_the_chain(peer: DevicePeer, vsp: VspServer) -> None:

@@ -28,6 +28,7 @@ INSTANCE = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 HELLO = Hello(INSTANCE, True, 2, (Region(0, 4096, 0, 0), Region(1 << 32, 8192, 4096, 1, True)))
 REQUEST = Request(7, 9, True, bytes(range(56)), segments_of([(4096, 4096), (1 << 33, 100)]), 3)
 PACKET = Packet(2**64 - 1, 11, b"abc", True, 9)
+RAW = Packet(0, 0, b"\0" * 16, epoch=9, raw=True)
 
 
 def test_frame_header_bytes() -> None:
@@ -53,7 +54,26 @@ def test_packet_bytes() -> None:
     assert PACKET.pack() == struct.pack("<QHHHH", 2**64 - 1, 11, 1, 3, 9) + b"abc"
 
 
-@pytest.mark.parametrize("value", [HELLO, Channel(True), Channel(False), REQUEST, Attach(), PACKET], ids=repr)
+def test_raw_packet_bytes() -> None:
+    assert RAW.pack() == struct.pack("<QHHHH", 0, 0, 2, 16, 9) + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "descriptor"),
+    [
+        ({}, (11, 2, 4, 0, 77)),
+        ({"offset8": 9}, (11, 9, 4, 0, 77)),
+        ({"len8": 0xFFFF, "flags": 3}, (11, 2, 0xFFFF, 3, 77)),
+        ({"packet_type": 0, "transaction_id": 2**64 - 1}, (0, 2, 4, 0, 2**64 - 1)),
+    ],
+)
+def test_vmbus_packet(wrong: dict[str, int], descriptor: tuple[int, ...]) -> None:
+    """Only the descriptor lies: the packet is as long as it would have been."""
+    packet = wire.vmbus_packet(b"twelve bytes", 11, 77, **wrong)
+    assert packet == struct.pack("<HHHHQ", *descriptor) + b"twelve bytes" + bytes(4)
+
+
+@pytest.mark.parametrize("value", [HELLO, Channel(True), Channel(False), REQUEST, Attach(), PACKET, RAW], ids=repr)
 def test_round_trip(value: Hello | Channel | Request | Attach | Packet) -> None:
     assert type(value).parse(value.pack()) == value
     assert type(value).parse(memoryview(value.pack())) == value
@@ -104,7 +124,7 @@ def test_hello_refusals(offset: int, fmt: str, value: int, words: str) -> None:
         (REQUEST, 16, "<I", 2**32 - 1),
         (REQUEST, 20, "<H", 0),
         (REQUEST, 22, "<H", 1),
-        (PACKET, 10, "<H", 2),
+        (PACKET, 10, "<H", 4),
         (PACKET, 12, "<H", 4097),
         (Channel(True), 0, "<I", 2),
         (Attach(), 0, "<I", 1),
