@@ -88,7 +88,6 @@ WAYS = {
 def wait_until_served(lab: Lab) -> None:
     """Wait until the first device has a node, and its VSP an open channel."""
     lab.work.wait_for_nodes(3)
-    lab.first.reconnect()
     lab.first.wait_channel()
 
 

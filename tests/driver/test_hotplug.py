@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -110,7 +110,6 @@ def test_two_devices_at_once(lab: Lab) -> None:
     for one in devices:
         one.plug()
     wait_until_served(lab)
-    lab.second.reconnect()
     lab.second.wait_channel()
     for instance in (FIRST, SECOND):
         lab.work.exchange_on(lab.node(instance), 1, 1000, 1000)
@@ -132,7 +131,6 @@ def test_reload_after_the_host_took_everything(lab: Lab) -> None:
         one.plug()
     lab.load()
     wait_until_served(lab)
-    lab.second.reconnect()
     lab.second.wait_channel()
     lab.work.exchange_on(lab.node(), 1, 1000, 1000)
 
@@ -143,7 +141,6 @@ def test_a_device_that_comes_while_the_driver_is_not_loaded(lab: Lab) -> None:
     device(lab).plug()
     lab.load()
     wait_until_served(lab)
-    lab.second.reconnect()
     lab.second.wait_channel()
     lab.work.exchange_on(lab.node(), 1, 1000, 1000)
 
@@ -180,7 +177,6 @@ def test_rescind_of_a_probe_that_gets_no_answer(lab: Lab, message: MessageType) 
     other.unplug()
     other.plug()
     device(lab).unplug()
-    lab.second.reconnect()
     lab.second.wait_channel()
     assert str(FIRST) not in dict(lab.work.nodes())
     device(lab).plug()
@@ -221,7 +217,7 @@ def test_rescind_while_the_device_drains(lab: Lab) -> None:
 # -- at length
 
 
-def test_rescind_of_a_crowded_device(lab: Lab, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_rescind_of_a_crowded_device(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A hundred requests that are stuck in a hundred files of a process that does not run: nobody waits for it."""
     count, transcript = 100, tmp_path / "transcript"
     lab.first.behaviour = lambda request: True
@@ -240,11 +236,11 @@ def test_rescind_of_a_crowded_device(lab: Lab, tmp_path: Path, record_property: 
             event for event in Dialogue(Transcript(stream, str(transcript))) if event.decoded.name == "RELID_RELEASED"
         ]
     for what, event in zip(("crowded", "idle"), released, strict=True):
-        record_property(f"rescind of the {what} device, ms of guest time", (event.pair.latency_ns or 0) / 1e6)
+        latency_ms = (event.pair.latency_ns or 0) / 1e6
+        request.node.user_properties.append((f"rescind of the {what} device, ms of guest time", latency_ms))
     for index in (0, 1):
         lab.machine.blob_device(index).plug()
     wait_until_served(lab)
-    lab.second.reconnect()
     lab.second.wait_channel()
 
 

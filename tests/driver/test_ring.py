@@ -11,7 +11,10 @@ import pytest
 
 from pyharness.artifacts.prepare import Prepared
 from pyharness.machine.vmbus import RingHeader
-from tests.driver.lab import FIRST, Lab
+from pyharness.vsp.frames import PacketType
+from pyharness.vsp.wire import vmbus_packet
+from tests.driver.departure import wait_until_served
+from tests.driver.lab import FIRST, SECOND, Lab, release
 from tests.driver.workload import PAGE
 
 RING_SIZE = 128 << 10
@@ -73,3 +76,75 @@ def test_killed_while_the_ring_is_full(lab: Lab, node: str, outbound: RingHeader
     assert callers[1].value() == 0
     assert lab.first.counters.requests == before + 2
     assert lab.work.pinned_pages() == pinned
+
+
+# -- lies about what comes in, which the guest believes: an answer may be lost, and nothing else
+
+IN_FLIGHT = 4
+IGNORED = (
+    "ignored the completion of unknown request",
+    "ignored a packet of type",
+    "malformed completion",
+    "suppressed",
+)
+
+
+@contextmanager
+def requests_in_flight(lab: Lab) -> Iterator[None]:
+    """Each ends as its answer or the device's end has it, with the device taken away, and given back after it."""
+    pinned = lab.work.pinned_pages()
+    lab.tolerated = IGNORED
+    lab.first.behaviour = lambda request: True
+    callers = [lab.work.start("waiter_errno", lab.node()) for _ in range(IN_FLIGHT)]
+    lab.first.wait_in_flight(IN_FLIGHT)
+    yield
+    lab.first.behaviour = None
+    device = lab.machine.blob_device(0)
+    device.unplug()
+    assert {caller.value() for caller in callers} <= {0, errno.EIO, errno.ENODEV}
+    assert lab.work.pinned_pages() == pinned
+    device.plug()
+    wait_until_served(lab)
+    lab.work.exchange_on(lab.node(), 1, 1000, 1000)
+
+
+@pytest.mark.parametrize("word", ["write_index", "read_index", "interrupt_mask", "pending_send_size", "feature_bits"])
+@pytest.mark.parametrize("value", [0, 4, 8, 20, 4096, RING_SIZE - PAGE - 8, RING_SIZE, 0x80000000, 0xFFFFFFFF], ids=hex)
+def test_inbound_ring_with_a_lie(lab: Lab, word: str, value: int) -> None:
+    device = lab.machine.blob_device(0)
+    with requests_in_flight(lab):
+        with host_says(device.inbound, word, value):
+            device.signal()
+            lab.work.exchange_on(lab.node(SECOND), 1, 1000, 1000)
+            release(lab.first)
+        device.signal()
+        lab.work.exchange_on(lab.node(SECOND), 2, 1000, 1000)
+
+
+def lying(**wrong: int) -> bytes:
+    """The completion of a request that is not, with a descriptor that lies."""
+    return vmbus_packet(bytes(16), PacketType.COMPLETION, 999_999, **wrong)
+
+
+PACKETS = {
+    "no length": lying(len8=0),
+    "shorter than its descriptor": lying(len8=1),
+    "shorter than it is": lying(len8=3),
+    "longer than it is": lying(len8=5),
+    "longer than the ring": lying(len8=0xFFFF),
+    "payload before its descriptor's end": lying(offset8=0),
+    "payload at its end": lying(offset8=4),
+    "payload after its end": lying(offset8=5),
+    "payload out of the ring": lying(offset8=0xFFFF),
+    "both out of the ring": lying(offset8=0xFFFF, len8=0xFFFF),
+}
+
+
+@pytest.mark.parametrize("packet", PACKETS)
+def test_packet_with_a_descriptor_that_lies(lab: Lab, packet: str) -> None:
+    with requests_in_flight(lab):
+        for _ in range(3):
+            lab.first.send_raw(PACKETS[packet])
+        lab.work.exchange_on(lab.node(SECOND), 1, 1000, 1000)
+        release(lab.first)
+        lab.work.exchange_on(lab.node(SECOND), 2, 1000, 1000)
