@@ -16,7 +16,7 @@ import pytest
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.modules import DRIVER, build_vmbus
 from pyharness.artifacts.prepare import Prepared
-from pyharness.errors import TimedOut
+from pyharness.errors import GuestCrashed, TimedOut
 from pyharness.guest.host import Task
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.initramfs import read_module
@@ -34,6 +34,7 @@ HANG_S = 10.0
 """How long a rescind is waited for that is expected to hang; one that does not takes milliseconds."""
 
 IGNORING_PATCH = Path("kernel/patches/0001-Drivers-hv-vmbus-Ignore-the-Azure-Blob-device-s-VPCI.patch")
+READING_PATCH = Path("kernel/patches/0005-Drivers-hv-vmbus-Never-read-past-what-the-host-has-w.patch")
 CLOSING_PATCH = Path("kernel/patches/0004-Drivers-hv-vmbus-Let-a-rescind-end-the-closing-of-a-.patch")
 
 SOCKETS = {
@@ -176,8 +177,30 @@ def test_rescind_while_closing_hangs_without_the_patch(
     config: MachineConfig, prepared: Prepared, tmp_path: Path
 ) -> None:
     """A fault of hv_vmbus in all kernels so far."""
-    root = plant((), tmp_path / "changed")
-    (root / CLOSING_PATCH).unlink()
-    vmbus = build_vmbus(prepared.kernel, Cache.open(), Progress(quiet=True), root)
-    with guest_with(config, vmbus.path) as machine, pytest.raises(TimedOut, match="has not released"):
+    vmbus = vmbus_without(CLOSING_PATCH, prepared, tmp_path)
+    with guest_with(config, vmbus) as machine, pytest.raises(TimedOut, match="has not released"):
         rescind_while_closing(machine, prepared, HANG_S)
+
+
+# -- a ring whose index the host has made up
+
+
+@one_kernel
+def test_index_outside_of_the_ring_without_the_patch(config: MachineConfig, prepared: Prepared, tmp_path: Path) -> None:
+    """What tests/driver/test_ring.py has the guest survive: a fault of hv_vmbus in all kernels so far."""
+    with guest_with(config, vmbus_without(READING_PATCH, prepared, tmp_path)) as machine:
+        machine.guest.insmod(prepared.modules.driver.path)
+        machine.guest.wait_for_node(f"{DEVICES}/{SERVED_DEVICE}/misc", NODE_TIMEOUT_S)
+        device = machine.blob_device(0)
+        device.inbound.write_index = 0xFFFFFFFF
+        device.signal()
+        until(lambda: machine.failure is not None, "the end of the guest")
+        with pytest.raises(GuestCrashed):
+            machine.check()
+
+
+def vmbus_without(patch: Path, prepared: Prepared, directory: Path) -> Path:
+    """hv_vmbus with all patches but this."""
+    root = plant((), directory / "changed")
+    (root / patch).unlink()
+    return build_vmbus(prepared.kernel, Cache.open(), Progress(quiet=True), root).path

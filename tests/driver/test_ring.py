@@ -81,12 +81,7 @@ def test_killed_while_the_ring_is_full(lab: Lab, node: str, outbound: RingHeader
 # -- lies about what comes in, which the guest believes: an answer may be lost, and nothing else
 
 IN_FLIGHT = 4
-IGNORED = (
-    "ignored the completion of unknown request",
-    "ignored a packet of type",
-    "malformed completion",
-    "suppressed",
-)
+IGNORED = ("ignored the completion of", "ignored a packet of type", "malformed completion", "suppressed")
 
 
 @contextmanager
@@ -109,7 +104,7 @@ def requests_in_flight(lab: Lab) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("word", ["write_index", "read_index", "interrupt_mask", "pending_send_size", "feature_bits"])
-@pytest.mark.parametrize("value", [0, 4, 8, 20, 4096, RING_SIZE - PAGE - 8, RING_SIZE, 0x80000000, 0xFFFFFFFF], ids=hex)
+@pytest.mark.parametrize("value", [0, 4, 20, 4096, RING_SIZE - PAGE - 8, RING_SIZE, 0xFFFFFFFF], ids=hex)
 def test_inbound_ring_with_a_lie(lab: Lab, word: str, value: int) -> None:
     device = lab.machine.blob_device(0)
     with requests_in_flight(lab):
