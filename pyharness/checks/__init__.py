@@ -108,7 +108,7 @@ _DEMANDED_TAG = (
 def _tagged_files() -> Iterator[tuple[Path, str]]:
     for prefix, demanded in _DEMANDED_TAG:
         for file in sorted((repository.ROOT / prefix).rglob("*")):
-            if file.suffix in {".py", ".c", ".h", ".S"} or file.name == "Kbuild":
+            if file.suffix in {".py", ".c", ".h", ".S", ".inc"} or file.name == "Kbuild":
                 yield file, demanded
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from pyharness import repository
+from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL
 from pyharness.coverage import Coverage
 from pyharness.errors import Exit, HarnessError
 from pyharness.machine.rundir import RunDir
+from pyharness.report.claims import DOCUMENT, claimed, unproved
 from pyharness.report.directory import COVERAGE, ReportDirectory
 from pyharness.report.faults import Fault
 from pyharness.report.plugin import SUBJECTS, subjects_of
@@ -75,6 +77,7 @@ class Session:
         """Measure the coverage, and say where the reports are."""
         if not self.recorder.interrupted:
             self._measure(terminalreporter)
+            self._check_claims(terminalreporter)
             self._complain_of_nothing(terminalreporter)
         if self.report:
             terminalreporter.write_line(f"report: {self.report.path}")
@@ -85,6 +88,14 @@ class Session:
             nothing = Fault(int(Exit.HARNESS), "no test ran: all were skipped", "choose a kernel that can run them")
             self.recorder.problems.append(nothing)
             terminal.write_line(f"{nothing.message}; {nothing.mend}", red=True)
+
+    def _check_claims(self, terminal: Any) -> None:
+        """After the whole suite on the kernels that it is made for."""
+        if self.arguments or not {DEFAULT_KERNEL, DEBUG_KERNEL} <= {subject.name for subject in self.subjects}:
+            return
+        if fault := unproved(claimed(DOCUMENT.read_text()), self.recorder.results.values()):
+            self.recorder.problems.append(fault)
+            terminal.write_line(fault.message, red=True)
 
     def _measure(self, terminal: Any) -> None:
         assert self._counters

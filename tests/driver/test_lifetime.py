@@ -163,6 +163,25 @@ def test_lowest_free_name_is_taken(lab: Lab) -> None:
 # -- load and unload
 
 
+def test_nothing_is_said_when_all_is_well(lab: Lab) -> None:
+    """The driver has no word for success; VMBus tells of each driver that comes and goes."""
+    lab.unload()
+    mark = len(lab.guest.dmesg())
+    reload(lab)
+    for instance in (FIRST, SECOND):
+        lab.work.exchange_on(lab.node(instance), 1, 10_000, 10_000)
+    lab.work.unbind(str(FIRST))
+    lab.work.bind(str(FIRST))
+    lab.work.wait_for_nodes(3)
+    lab.unload()
+    said = [message.text for message in lab.guest.dmesg(mark)]
+    reload(lab)
+    assert said == [
+        "hv_vmbus: registering driver hv_azure_blob",
+        "hv_vmbus: unregistering driver hv_azure_blob",
+    ]
+
+
 def test_alias_names_the_device(lab: Lab) -> None:
     """The driver is loaded for the device on sight: udev asks for the module whose alias is the device's modalias."""
     with lab.modules.driver.path.open("rb") as stream:
