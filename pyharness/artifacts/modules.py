@@ -12,7 +12,7 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
-from pyharness.artifacts.patches import apply_patches, is_applied
+from pyharness.artifacts.patches import apply_patches, is_applied, touched_by
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed
 from pyharness.progress import Progress
@@ -20,7 +20,7 @@ from pyharness.progress import Progress
 VMBUS = "hv_vmbus"
 DRIVER = "hv_azure_blob"
 
-_RECIPE = "5"  # raise it when the way of building changes
+_RECIPE = "6"  # raise it when the way of building changes
 _DISK_NEEDED = 256 << 20
 
 # Compiled into what is under test alone, and only where the kernel can collect it.
@@ -76,7 +76,7 @@ def build_module(
             (stage / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, stage / relative)
 
-    return _build(kernel, name, _key(kernel, sources), lay_out, where, "", cache, progress)
+    return _build(kernel, name, _key(kernel, sources), lay_out, where, [""], cache, progress)
 
 
 def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | None = None) -> Module:
@@ -94,7 +94,8 @@ def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | N
         shutil.copyfile(kbuild, stage / "drivers" / "hv" / "Kbuild")
 
     key = _key(kernel, {path.name: path for path in (*patches, kbuild)})
-    return _build(kernel, VMBUS, key, lay_out, "drivers/hv", "_channel_mgmt.o", cache, progress)
+    covered = [f"_{Path(name).stem}.o" for name in touched_by(patches) if name.endswith(".c")]
+    return _build(kernel, VMBUS, key, lay_out, "drivers/hv", covered, cache, progress)
 
 
 def _sources(kernel_dir: Path) -> list[Path]:
@@ -113,20 +114,20 @@ def _build(
     key: str,
     lay_out: Callable[[Path], None],
     where: str,
-    covered: str,
+    covered: Sequence[str],
     cache: Cache,
     progress: Progress,
 ) -> Module:
     """The entry `key`: sources laid out in `sources`, compiled in `where` of it.
 
-    `covered` ends the name of the variables that ask for coverage: of one object instead of all.
+    `covered` are endings of the variables that ask for coverage, which tell the object; an empty one stands for all.
     """
 
     def build(directory: Path) -> None:
         progress.step(f"{kernel.name}: building {name}")
         stage = directory / "sources"
         lay_out(stage)
-        asked = [f"{ask}{covered}=y" for option, ask in _COVERAGE.items() if kernel.has(option)]
+        asked = [f"{ask}{which}=y" for option, ask in _COVERAGE.items() if kernel.has(option) for which in covered]
         _make(kernel, stage, where, name, asked, progress)
         built = (stage / where / f"{name}.ko").rename(directory / f"{name}.debug.ko")
         run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", built])

@@ -27,6 +27,11 @@ def apply_patches(patches: Sequence[Path], tree: Path, what: str, failure: type[
             ) from error
 
 
+def touched_by(patches: Sequence[Path]) -> list[str]:
+    """The files that patches change, relative to the tree's root."""
+    return sorted({name for patch in patches for name in re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.M)})
+
+
 def is_applied(patch: Path, tree: Path) -> bool:
     """Whether the tree has the patch already: it could be taken back, exactly."""
     try:

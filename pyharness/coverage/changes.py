@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyharness.artifacts.patches import touched_by
 from pyharness.artifacts.run import run
 
 
@@ -18,10 +18,9 @@ def changed_lines(patches: Sequence[Path], tree: Path, name: str) -> set[int]:
 
     They are found by taking the patches back, since the line numbers in a patch are those of another kernel.
     """
-    touched = {path for patch in patches for path in re.findall(r"^\+\+\+ b/(\S+)", patch.read_text(), re.MULTILINE)}
     with tempfile.TemporaryDirectory() as temporary:
         original = Path(temporary)
-        for path in touched | {name}:
+        for path in {*touched_by(patches), name}:
             (original / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tree / path, original / path)
         for patch in reversed(patches):

@@ -13,13 +13,13 @@ from typing import Any
 from pyharness import repository
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.modules import Modules
+from pyharness.artifacts.patches import touched_by
 from pyharness.coverage.changes import changed_lines
 from pyharness.coverage.collect import machines
 from pyharness.coverage.gcov import trace_of, write_html
 from pyharness.coverage.reasons import MINIMUM_PERCENT, REASONS, Reason, SourceText, explain, load_reasons
 
 DRIVER_SOURCE = "kernel/hv_azure_blob.c"
-PATCHED_SOURCE = "drivers/hv/channel_mgmt.c"
 
 REPORT = repository.BUILD / "coverage"
 
@@ -62,7 +62,7 @@ class UncoveredLine:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What has run of the driver and of the lines that kernel/patches change in channel_mgmt.c."""
+    """What has run of the driver and of the lines that kernel/patches change in hv_vmbus."""
 
     kernel: str
     machines: int
@@ -81,10 +81,14 @@ class Coverage:
         HarnessError when a tool is missing, the kernel does not count, or the table of reasons is damaged.
         """
         patches = sorted((repository.ROOT / "kernel" / "patches").glob("*.patch"))
-        changed = changed_lines(patches, modules.vmbus.sources, PATCHED_SOURCE)
+        vmbus = modules.vmbus.sources
         subjects = (
             Subject(modules.driver.sources, DRIVER_SOURCE),
-            Subject(modules.vmbus.sources, PATCHED_SOURCE, frozenset(changed)),
+            *(
+                Subject(vmbus, name, frozenset(changed_lines(patches, vmbus, name)))
+                for name in touched_by(patches)
+                if name.endswith(".c")
+            ),
         )
         return cls.of_subjects(directory, kernel.name, kernel.gcc, subjects, load_reasons(), report)
 
