@@ -16,7 +16,7 @@ import pytest
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.modules import DRIVER, build_vmbus
 from pyharness.artifacts.prepare import Prepared
-from pyharness.errors import GuestCrashed, TimedOut
+from pyharness.errors import GuestCrashed, HarnessError, TimedOut
 from pyharness.guest.host import Task
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.initramfs import read_module
@@ -151,6 +151,32 @@ def test_rescind_hangs_when_the_ignored_offer_stays_in_progress(
     vmbus = build_vmbus(prepared.kernel, Cache.open(), Progress(quiet=True), plant((forgotten,), tmp_path / "changed"))
     with guest_with(config, vmbus.path) as machine, pytest.raises(TimedOut, match="has not released"):
         machine.blob_device(0).unplug(HANG_S)
+
+
+# -- devices that the guest has not heard of, or does not hear of any more
+
+
+def test_unplug_before_the_bus_is_used(config: MachineConfig, prepared: Prepared) -> None:
+    """Nobody is asked: it goes at once, and what is on the bus when the guest connects is offered."""
+    devices = tuple(BlobDevice(instance, backend=False) for instance in (SERVED_DEVICE, NULL_DEVICE))
+    with Machine(replace(config, blob_devices=devices)) as machine:
+        machine.blob_device(0).unplug()
+        machine.blob_device(1).unplug()
+        machine.blob_device(1).plug()
+        machine.guest.insmod(prepared.modules.vmbus.path)
+        machine.guest.wait_for_node(f"{DEVICES}/{NULL_DEVICE}", NODE_TIMEOUT_S)
+        assert list(machine.guest.module("os").listdir(DEVICES)) == [str(NULL_DEVICE)]
+
+
+def test_what_is_not_released_goes_when_the_guest_leaves_the_bus(patched: Machine) -> None:
+    """The guest ignored the offer, so it ignores the rescind; QEMU does not wait for it longer than for the guest."""
+    companion = VmbusDevice(patched.qmp, "hv-vpci-companion", "vpci")
+    companion.rescind()
+    patched.blob_device(0).unplug()
+    with pytest.raises(HarnessError, match="already in the process of unplug"):
+        companion.rescind()
+    patched.guest.rmmod("hv_vmbus")
+    companion.wait_unplugged()
 
 
 # -- rescind of a channel whose closing nobody answers
