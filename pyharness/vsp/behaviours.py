@@ -359,7 +359,10 @@ def overrun(play: Play, excess: U32 = 1) -> Link:
 
 @behaviour
 def bad_header(play: Play, field: Field, value: U16) -> Link:
-    """Answer with a packet in whose VMBus descriptor this field has this value. The device takes it for no answer."""
+    """Answer with a packet in whose VMBus descriptor this field has this value.
+
+    The device takes it for no answer, whatever the guest makes of it: let its callers return before the block ends.
+    """
 
     def transform(packet: Packet) -> Iterable[Packet]:
         payload = packet.payload[: MAX_PACKET_PAYLOAD - DESCRIPTOR_SIZE]

@@ -857,6 +857,50 @@ def tally(node: str, count: int, rounds: int, length: int = 5000) -> dict[str, i
     return dict(Counter(results))
 
 
+class KeptRequest:
+    """A request that is over and whose buffers are still there. Its data is checked when it returns."""
+
+    def __init__(self, node: str, seed: int, length: int) -> None:
+        self._places = (Memory(length), Memory(ORDER_SIZE), Memory(64))
+        exchange_on(node, seed, length, length, places=self._places)
+        self._request = self._places[1].get(ORDER_SIZE)
+
+    def filled_with(self, byte: int) -> bool:
+        """Whether data and response consist of this byte; nothing beside them may have changed."""
+        data, request, response = self._places
+        for place in self._places:
+            place.check_guards()
+        assert request.get(request.length) == self._request, "the request was written to"
+        return all(place.get(place.length) == bytes((byte,)) * place.length for place in (data, response))
+
+
+class Witness:
+    """A process that has filled memory of its own, which nobody else is to write to."""
+
+    def __init__(self, size: int) -> None:
+        ready, tell = os.pipe()
+        asked, self._ask = os.pipe()
+
+        def watch() -> bool:
+            content = pattern(size, size)
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.write(content)
+            os.write(tell, b"!")
+            os.read(asked, 1)
+            return memory[:] == content
+
+        self._child = Child(watch)
+        os.read(ready, 1)
+        for fd in (ready, tell, asked):
+            os.close(fd)
+
+    def content_is_right(self) -> bool:
+        """Ends the process."""
+        os.write(self._ask, b"!")
+        os.close(self._ask)
+        return bool(self._child.value())
+
+
 def crowd(node: str, count: int) -> list[int]:
     """One request each from `count` threads on one open file; the errnos."""
     threading.stack_size(128 << 10)
@@ -900,6 +944,29 @@ def long_packets(node: str, count: int, rounds: int) -> None:
 
     _in_threads(count, run)
     os.close(fd)
+
+
+def scattered_requests(node: str, count: int) -> None:
+    """Threads that each send a page list in which no page follows the one before: not even QEMU can make it shorter."""
+    pages = MAX_PAGES - 100
+    file = os.memfd_create("one page")
+    os.truncate(file, PAGE)
+    libc.mmap.restype = ctypes.c_void_p
+    protection, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
+    place = libc.mmap(None, ctypes.c_size_t(pages * PAGE), protection, shared, file, ctypes.c_long(0))
+    for index in range(pages):
+        where = ctypes.c_void_p(place + index * PAGE)
+        libc.mmap(where, ctypes.c_size_t(PAGE), protection, shared | 0x10, file, ctypes.c_long(0))  # MAP_FIXED
+    fd = os.open(node, os.O_RDWR)
+
+    def run(seed: int) -> None:
+        error = attempt(fd, data_pages=0, data_len=pages * PAGE, data_buffer=place)
+        assert error == 0, os.strerror(error)
+
+    _in_threads(count, run)
+    libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(pages * PAGE))
+    os.close(fd)
+    os.close(file)
 
 
 def use_memory(size: int) -> None:
