@@ -22,6 +22,7 @@ from pyharness.machine.vmbus import MessageType, VmbusDevice
 from pyharness.progress import Progress
 from pyharness.trace.record import recording
 from pyharness.trace.records import Header
+from pyharness.vsp.backends import Backend
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.scenario import HONEST, Scenario
 from pyharness.vsp.server import VspServer
@@ -155,22 +156,39 @@ def rig(
         # Who holds the guest at a breakpoint decides how long a call takes.
         call_timeout_s=None if gdb else MachineConfig.call_timeout_s,
     )
+    with rig_on(config, prepared, progress, trace=trace, scenario=scenario, identify=identify) as running:
+        if gdb:
+            with progress.stage("gdb"):
+                wait_for_gdb(running.machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
+        yield running
+
+
+@contextmanager
+def rig_on(
+    config: MachineConfig,
+    prepared: Prepared,
+    progress: Progress,
+    backend: Backend | None = None,
+    *,
+    trace: Path | None = None,
+    scenario: Scenario = HONEST,
+    identify: Callable[[Modules], None] = lambda _: None,
+) -> Iterator[Rig]:
+    """As `rig`, with a machine of the caller's: `backend`, or an empty object store, serves its first device."""
     machine = Machine(config)
     try:
         with progress.stage("start"):
             machine.start()
-        with VspServer(machine.vsp_socket(0), MemoryBackend()) as vsp:
+        with VspServer(machine.vsp_socket(0), backend or MemoryBackend()) as vsp:
             judge = Judge(machine)
             judge.begin("the run")
             scenario.prepare(_Control(machine.blob_device(0)))
             running = Rig(machine, vsp, prepared, judge, len(machine.guest.dmesg()))
             identify(prepared.modules)
-            with recording(machine, trace, _header(prepared, accelerator)) if trace else nullcontext():
+            header = _header(prepared, config.accelerator)
+            with recording(machine, trace, header) if trace else nullcontext():
                 with progress.stage("load"):
                     running.load()
-                if gdb:
-                    with progress.stage("gdb"):
-                        wait_for_gdb(machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
                 yield running
     finally:
         machine.stop()
