@@ -31,6 +31,7 @@ SUBCOMMANDS = (
     Subcommand("run", "boot the guest and move a file through /dev/azure_blob and back (the main job)"),
     Subcommand("test", "build what is missing, then run the test suite with pytest"),
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
+    Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
     Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
