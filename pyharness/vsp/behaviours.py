@@ -361,7 +361,7 @@ def overrun(play: Play, excess: U32 = 1) -> Link:
 def bad_header(play: Play, field: Field, value: U16) -> Link:
     """Answer with a packet in whose VMBus descriptor this field has this value.
 
-    The device takes it for no answer, whatever the guest makes of it: let its callers return before the block ends.
+    The device does not look into such a packet: the request stays in flight there until the channel is closed.
     """
 
     def transform(packet: Packet) -> Iterable[Packet]:

@@ -30,7 +30,7 @@ class Responder(Protocol):
         ...
 
     def send_anything(self, packet: Packet) -> None:
-        """As `send`, and take whatever the device takes it for an answer to out of what is in flight."""
+        """As `send`, and take whatever the guest takes it for an answer to out of what is in flight."""
         ...
 
 
@@ -116,7 +116,7 @@ class VspRequest:
     ) -> None:
         """Send any packet, as often as wanted, for a hostile host.
 
-        One that the device takes for this request's answer is that for `complete` too.
+        One that the guest takes for this request's answer is that for `complete` too.
         """
         own = self.transaction_id if transaction_id is None else transaction_id
         self.send(Packet(own, packet_type, payload, epoch=self.epoch))

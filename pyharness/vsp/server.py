@@ -23,7 +23,7 @@ from pyharness.vsp.frames import FrameType, Hello, Packet, PacketType, ProtocolE
 from pyharness.vsp.memory import GuestMemory, ReadOnlyGuestRam
 from pyharness.vsp.play import Behaviour, Play
 from pyharness.vsp.request import VspRequest
-from pyharness.vsp.wire import Status
+from pyharness.vsp.wire import DESCRIPTOR_SIZE, Descriptor, Status
 
 Hook = Callable[[VspRequest], bool | None]
 """Sees every request first, malformed ones too; one that returns True has taken it over."""
@@ -85,8 +85,12 @@ class _Session:
         self.connection.send(frames.pack_frame(FrameType.PACKET, packet.pack()))
 
     def send_anything(self, packet: Packet) -> None:
-        if packet.packet_type == PacketType.COMPLETION and not packet.raw:
-            self.server._retire_as_the_device_does(self, packet)
+        packet_type, transaction_id = packet.packet_type, packet.transaction_id
+        if packet.raw and len(packet.payload) >= DESCRIPTOR_SIZE:
+            descriptor = Descriptor.parse(packet.payload)
+            packet_type, transaction_id = descriptor.packet_type, descriptor.transaction_id
+        if packet_type == PacketType.COMPLETION:
+            self.server._retire_as_the_guest_does(self, transaction_id, packet.epoch)
         self.send(packet)
 
 
@@ -449,10 +453,10 @@ class VspServer:
     def _record(self, transaction_id: int | None, error: BaseException) -> None:
         self.errors.append(ServerError(transaction_id, error, "".join(traceback.format_exception(error))))
 
-    def _retire_as_the_device_does(self, session: _Session, packet: Packet) -> None:
+    def _retire_as_the_guest_does(self, session: _Session, transaction_id: int, epoch: int) -> None:
         with self._changed:
             for request in session.in_flight.values():
-                if request.transaction_id == packet.transaction_id and packet.epoch in (0, request.epoch):
+                if request.transaction_id == transaction_id and epoch in (0, request.epoch):
                     self._retire(session, request, Status.SUCCESS)
                     return
 

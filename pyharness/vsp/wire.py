@@ -126,6 +126,11 @@ class Descriptor(NamedTuple):
         """The 16 bytes."""
         return _DESCRIPTOR.pack(*self)
 
+    @classmethod
+    def parse(cls, packet: bytes) -> Descriptor:
+        """`packet` must have 16 bytes or more."""
+        return cls._make(_DESCRIPTOR.unpack_from(packet))
+
 
 def vmbus_packet(payload: bytes, packet_type: int, transaction_id: int, /, **wrong: int) -> bytes:
     """A whole packet, for `Packet.raw`; `wrong` are fields of its descriptor that are to lie."""

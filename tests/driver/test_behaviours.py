@@ -215,6 +215,13 @@ def test_host_that_stops_reading(lab: Lab, node: str, vsp: VspServer) -> None:
 
 # -- VMBus itself
 
+
+def forget_in_flight(lab: Lab, vsp: VspServer) -> None:
+    """The device takes a raw packet for no answer; it forgets the requests with the channel."""
+    lab.work.unbind(str(FIRST))
+    bind_anew(lab, vsp)
+
+
 # A length that lies loses the answers behind it, whose callers then wait for ever: see test_ring.py.
 HEADERS: dict[tuple[str, int], tuple[set[str], bool]] = {
     ("packet_type", 7): ({SERVED}, True),
@@ -241,6 +248,7 @@ def test_descriptor_that_lies(lab: Lab, node: str, vsp: VspServer, header: tuple
     assert sum(found.values()) == REQUESTS
     assert set(found) == outcomes
     assert lab.work.attempt_on(node) == 0
+    forget_in_flight(lab, vsp)
 
 
 @pytest.mark.parametrize("more", [0, 1, 8, 4096 - DESCRIPTOR_SIZE - COMPLETION_SIZE])
@@ -253,6 +261,5 @@ def test_raw_packet_that_is_an_answer(lab: Lab, node: str, vsp: VspServer, more:
         answer = Completion(MARK, 0).pack() + bytes(more)
         vsp.send_raw(vmbus_packet(answer, PacketType.COMPLETION, held.transaction_id))
         assert tuple(caller.value()) == (0, MARK, 0)
-        assert vsp.in_flight == [held], "the device takes a raw packet for no answer"
-        held.complete()
     assert lab.work.attempt_on(node) == 0
+    forget_in_flight(lab, vsp)

@@ -318,6 +318,7 @@ def test_unsolicited_packets(peer: DevicePeer, vsp: VspServer) -> None:
 # -- what becomes of answers
 
 LYING = Packet(1, 11, vmbus_packet(Completion(0, PAGE).pack(), 11, 1, len8=0xFFFF), epoch=1, raw=True)
+OTHER = LYING._replace(payload=vmbus_packet(Completion(0, PAGE).pack(), 7, 1))
 HONEST = Packet(1, PacketType.COMPLETION, Completion(0, PAGE).pack(), epoch=1)
 
 
@@ -336,7 +337,8 @@ HONEST = Packet(1, PacketType.COMPLETION, Completion(0, PAGE).pack(), epoch=1)
         (overrun(2**32 - 1), [HONEST._replace(payload=Completion(0, 2**32 - 1).pack())], []),
         (other_id(), [HONEST], []),
         (answering(lambda packet: [packet._replace(payload=b"x")]), [HONEST._replace(payload=b"x")], []),
-        (bad_header("len8", 0xFFFF), [LYING], [HONEST]),
+        (bad_header("len8", 0xFFFF), [LYING], []),
+        (bad_header("packet_type", 7), [OTHER], [HONEST]),
         (besides(bad_header("len8", 0xFFFF)), [LYING, HONEST], []),
         (wrong_id(), [HONEST._replace(transaction_id=NEVER_ISSUED)], [HONEST]),
         (wrong_id(0), [HONEST._replace(transaction_id=0)], [HONEST]),
@@ -365,15 +367,17 @@ def test_raw_packets(peer: DevicePeer, vsp: VspServer) -> None:
     with vsp.behaving(hold()) as seen:
         post(peer, 1)
         seen.wait("hold")
+        for packet in (b"", bytes(15), vmbus_packet(b"", 6, 1), vmbus_packet(b"", 11, 2)):
+            vsp.send_raw(packet)
+        assert len(vsp.in_flight) == 1, "those are no answers"
         vsp.send_raw(whole)
-        until(lambda: len(peer.received) == 1)
-        assert len(vsp.in_flight) == 1, "the device does not look into it either"
-    assert peer.received[0] == Packet(0, 0, whole, raw=True)
-    until(lambda: len(peer.received) == 2)
+        assert not vsp.in_flight
+    until(lambda: len(peer.received) == 5)
+    assert peer.received[4] == Packet(0, 0, whole, raw=True)
     with vsp.behaving(besides(bad_header("packet_type", 7)), resize(4096)):
         post(peer, 1)
-        until(lambda: len(peer.received) == 4)
-    lying = peer.received[2]
+        until(lambda: len(peer.received) == 7)
+    lying = peer.received[5]
     assert lying.raw and len(lying.payload) == 4096 and lying.payload[0] == 7, "no longer than a frame may be"
 
 
