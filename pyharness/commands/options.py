@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, KernelChoice, KernelTree
 from pyharness.errors import UsageError
 from pyharness.trace.output import empty_transcript
-from pyharness.vsp.scenario import HONEST, Scenario
+
+if TYPE_CHECKING:
+    from pyharness.vsp.scenario import Scenario
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +108,9 @@ def add_scenario(parser: argparse.ArgumentParser) -> None:
 
 def chosen_scenario(args: argparse.Namespace) -> Scenario:
     """What --scenario chose, or else an honest host. Raises UsageError."""
+    # Behaviours take a tenth of a second to load, at the start of every command otherwise.
+    from pyharness.vsp.scenario import HONEST, Scenario
+
     return Scenario.load(args.scenario) if args.scenario else HONEST
 
 

@@ -29,10 +29,10 @@ from pyharness.commands import options
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
-from pyharness.vsp.scenario import Scenario
 
 if TYPE_CHECKING:
     from pyharness.rig import Rig
+    from pyharness.vsp.scenario import Scenario
 
 _BLOB = "/pyharness/run"
 _MIB = 1 << 20
@@ -80,8 +80,9 @@ def execute(args: argparse.Namespace) -> Exit:
     """Run the main job; the report is written whatever becomes of it."""
     report, progress = Report(), Progress()
     given = _open(args.file) if args.file else None
-    scenario = options.chosen_scenario(args)
-    report.scenario = str(args.scenario or "")
+    if args.scenario:
+        options.chosen_scenario(args)  # a file that is none is known at once
+        report.scenario = str(args.scenario)
     with _written(report, progress, args.json):
         trace = options.trace_file(args)
         accelerator = choose_accelerator()
@@ -92,6 +93,7 @@ def execute(args: argparse.Namespace) -> Exit:
         # Not earlier: the driver is being compiled while this is loaded.
         from pyharness.rig import rig
 
+        scenario = options.chosen_scenario(args)
         start = partial(
             rig,
             prepared,
