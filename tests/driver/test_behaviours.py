@@ -76,6 +76,8 @@ class Case(NamedTuple):
     tolerated: tuple[str, ...] = ()
     stuck: bool = False
     """Each client waits sooner or later for an answer that comes when the block ends."""
+    clients: int = CLIENTS
+    rounds: int = ROUNDS
 
 
 CASES = {
@@ -88,7 +90,11 @@ CASES = {
     "disconnect": Case((nth(5, disconnect()),), {SERVED, DISCONNECTED}),
     "stop_reading": Case((every(9, stop_reading(0.05)),), {SERVED}),
     "unsolicited": Case((every(5, unsolicited(300, size=100)),), {SERVED}, IGNORED),
-    "duplicate": Case((duplicate(3),), {SERVED}, IGNORED),
+    # Linux gives an id out again at once, and a second answer that comes after that is for whoever has it then. So all
+    # requests are there before the first is answered.
+    "duplicate": Case(
+        (reorder(REQUESTS, "same", within=LONG), duplicate(3)), {SERVED}, IGNORED, clients=REQUESTS, rounds=1
+    ),
     "wrong_id": Case((every(2, wrong_id()), every(3, wrong_id(0))), {SERVED}, IGNORED, stuck=True),
     "other_id": Case((first(2, hold()), every(2, other_id(), fail(MARK))), {SERVED, hex(MARK)}, IGNORED, stuck=True),
     "wrong_type": Case((every(2, wrong_type()), every(3, wrong_type(0))), {SERVED}, IGNORED, stuck=True),
@@ -108,7 +114,7 @@ def test_each_request_returns_once(lab: Lab, node: str, vsp: VspServer, name: st
     case = CASES[name]
     lab.tolerated = case.tolerated
     with vsp.behaving(*case.behaviours) as seen:
-        clients = lab.work.start("tally", node, CLIENTS, ROUNDS)
+        clients = lab.work.start("tally", node, case.clients, case.rounds)
         seen.wait(name, STUCK if case.stuck else 1)
         if not case.stuck:
             clients.wait()
@@ -124,7 +130,6 @@ def test_all_kinds_of_nonsense_at_once(lab: Lab, node: str, vsp: VspServer) -> N
     lab.tolerated = MALFORMED
     with vsp.behaving(
         chance(0.3, unsolicited(5, packet_type=11, transaction_id=2**64 - 1)),
-        chance(0.3, duplicate()),
         chance(0.5, besides(wrong_id(0)), seed=1),
         chance(0.5, besides(wrong_type(0xFFFF)), seed=2),
         chance(0.5, reorder(3, "shuffled"), seed=3),
