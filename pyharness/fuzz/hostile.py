@@ -81,8 +81,8 @@ class Host:
     """Completions by id."""
     careful: bool = False
     """Nobody knows any more which requests have got their answers: nothing is written to their buffers."""
-    loose: int = 0
-    """A status between those before and those after the last completion that may hit a request which has not come."""
+    last: int = 0
+    """The status of the last completion; one that was not sent, if that had none."""
     recent: deque[int] = field(default_factory=lambda: deque([1], maxlen=_REMEMBERED))
     """Ids of requests that came, the latest last."""
     damaged: list[str] = field(default_factory=list)
@@ -148,6 +148,7 @@ class Host:
             self.malformed.add(target)
         self.sent[status] = Sent(target, response_len, honest_for)
         self.raw(request, Completion(status, response_len).pack() + more, transaction_id=target)
+        self.last = status
 
     def raw(
         self,
@@ -161,9 +162,8 @@ class Host:
         target = request.transaction_id if transaction_id is None else transaction_id
         self.packets += 1
         if packet_type == PacketType.COMPLETION:
-            if self.completions[target] >= self.came[target]:
-                self.loose = next(self.statuses)
             self.completions[target] += 1
+            self.last = next(self.statuses)
         request.complete_raw(payload, packet_type=packet_type, transaction_id=target)
 
     # -- what came of it
@@ -180,9 +180,8 @@ class Host:
         return faults[0] if faults else ""
 
     def settled(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether no completion is on its way that might hit a request to come: the guest sees them in order."""
-        own = (outcome.status for outcome in outcomes if not outcome.error and outcome.status != _ENDED_BY_DEVICE)
-        return self.loose <= max(own, default=0)
+        """Whether no completion is on its way any more: the guest takes them in order, and has got the last one."""
+        return not self.last or any(not outcome.error and outcome.status == self.last for outcome in outcomes)
 
     def _fault_of(self, outcome: Outcome) -> str:
         what = f"request {outcome.serial}"

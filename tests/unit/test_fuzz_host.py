@@ -175,12 +175,15 @@ def test_what_the_backend_held_when_it_went_is_left_to_the_device() -> None:
     assert new.response.written == b"", "nobody knows whose buffers these are"
 
 
-def test_after_a_loose_completion_the_guest_must_catch_up() -> None:
-    play = stage(("again", 0))
+def test_the_guest_must_have_got_the_last_completion() -> None:
+    play = stage(("again", 0), ("honest", 0), ("short", 0))
+    assert play.host.settled([])
     play.request(1, 5)
     assert not play.host.settled([play.outcome(1)])
     play.request(2, 6)
     assert play.host.settled([play.outcome(1), play.outcome(2)])
+    play.request(3, 6)
+    assert not play.host.settled([play.outcome(2), Outcome(3, errno.EIO, 0, 0, False, "")])
 
 
 def test_uploads_are_checked() -> None:
