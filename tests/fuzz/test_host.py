@@ -14,7 +14,7 @@ from pyharness.fuzz.ioctl import StartRig
 pytestmark = pytest.mark.kernel_has("KASAN")
 
 SEED = 1
-EXECUTIONS = 12_000
+EXECUTIONS = 7_000
 
 
 @pytest.fixture
