@@ -770,20 +770,26 @@ def tolerant_clients(node: str, count: int, rounds: int) -> tuple[int, int]:
     return results.count(0), results.count(DISCONNECTED)
 
 
+def attempt_on_device(device: str) -> int:
+    """A request to a device that may be gone, whether its node, its opening or the request tells: 0 or ENODEV."""
+    try:
+        error = attempt_on(nodes()[device])
+    except (KeyError, FileNotFoundError):
+        return errno.ENODEV
+    except OSError as found:
+        assert found.errno in (errno.ENODEV, errno.ENXIO), found
+        return errno.ENODEV
+    assert error in (0, errno.ENODEV), os.strerror(error)
+    return error
+
+
 def tolerant_openers(device: str, count: int, rounds: int) -> tuple[int, int]:
     """Each request opens the device's node anew: how many were served, and how many found it gone."""
     results: list[int] = []
 
     def run(seed: int) -> None:
         for _ in range(rounds):
-            try:
-                results.append(attempt_on(nodes()[device]))
-            except (KeyError, FileNotFoundError):
-                results.append(errno.ENODEV)
-            except OSError as error:
-                assert error.errno in (errno.ENODEV, errno.ENXIO), error
-                results.append(errno.ENODEV)
-            assert results[-1] in (0, errno.ENODEV), os.strerror(results[-1])
+            results.append(attempt_on_device(device))
 
     _in_threads(count, run)
     return results.count(0), results.count(errno.ENODEV)
@@ -798,14 +804,7 @@ def openers_until_told(device: str, count: int) -> tuple[int, int]:
 
     def run(seed: int) -> None:
         while not OPENERS_END.exists():
-            try:
-                error = attempt_on(nodes()[device])
-            except (KeyError, FileNotFoundError):
-                error = errno.ENODEV
-            except OSError as found:
-                assert found.errno in (errno.ENODEV, errno.ENXIO), found
-                error = errno.ENODEV
-            assert error in (0, errno.ENODEV), os.strerror(error)
+            error = attempt_on_device(device)
             served[seed] += error == 0
             gone[seed] += error != 0
 
