@@ -237,7 +237,7 @@ def test_leaving_with_offers_under_way_leaks_without_the_patch(
         judge = Judge(machine)
         judge.begin("leaving in haste")
         leave_in_haste(machine, vmbus_without(FREEING_PATCH, prepared, tmp_path))
-        with pytest.raises(GuestCrashed, match="vmbus_on_msg_dpc has .* allocated at module unload"):
+        with pytest.raises(GuestCrashed, match=r"vmbus_on_msg_dpc has .* allocated at module unload"):
             judge.verdict()
 
 
