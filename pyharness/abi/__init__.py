@@ -53,6 +53,7 @@ def examine(root: Path, kernel: Kernel, cache: Cache, progress: Progress) -> Exa
     Raises HarnessError when gcc or pahole is missing, and CheckFailed when uapi/abi.json is none of ours or a struct
     has a bit-field.
     """
+    root = root.resolve()
     reading = read_sources(root, kernel, cache, progress)
     recorded = record.load(root)
     found = list(reading.faults)

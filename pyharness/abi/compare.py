@@ -20,6 +20,11 @@ def everything(_name: str) -> bool:
     return True
 
 
+def nothing(_name: str) -> bool:
+    """What a source covers that has been read in part."""
+    return False
+
+
 @dataclass(frozen=True)
 class Source:
     """What one source says, and where it can be mended.
@@ -43,8 +48,9 @@ class Source:
         for struct in self.interface.structs.values():
             found[struct.name] = {"size": struct.size, "alignment": struct.align}
             for one in struct.fields:
-                place: dict[str, object] = {"offset": one.offset, "size": one.size, "type": one.full_type}
-                found[f"{struct.name}.{one.name}"] = place
+                # The size of an integer is in the name of its type.
+                size = None if one.type[1:].isdigit() else one.size
+                found[f"{struct.name}.{one.name}"] = {"offset": one.offset, "type": one.full_type, "size": size}
         found |= {name: {"value": value} for name, value in self.interface.constants.items()}
         for name, ioctl in self.interface.ioctls.items():
             found[name] = {"value": ioctl.command, "argument": ioctl.argument or None}

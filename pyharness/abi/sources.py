@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyharness.abi import btf, header, mirror
-from pyharness.abi.compare import Source, everything
+from pyharness.abi.compare import Source, everything, nothing
 from pyharness.abi.model import Field, Interface, Ioctl, Struct
 from pyharness.abi.places import places_of
 from pyharness.artifacts.cache import Cache
@@ -136,7 +136,7 @@ def _mirrored(root: Path, file: str, name: str, names: _Names, faults: list[Find
     known = {number: _translated(number, names) for number in found.numbers}
     constants = {known[number]: value for number, value in found.numbers.items() if known[number]}
     places = lines | {known[number]: line for number, line in lines.items() if known.get(number)}
-    return Source(name, file, Interface(found.structs, constants), places)
+    return Source(name, file, Interface(found.structs, constants), places, nothing if found.fault else everything)
 
 
 def _translated(name: str, names: _Names) -> str:
@@ -152,10 +152,16 @@ def _user(root: Path, types: bytes | None, faults: list[Finding]) -> list[Source
             sources.append(Source(f"the header ({bits}-bit)", UAPI, found, places, pads=True))
     if types and sources:
         structs = btf.structs_of(types, sources[0].interface.structs)
+        # What the header says is not what the driver was built with: it includes another one.
+        included = dict.fromkeys(structs, _line_of(root / DRIVER, f'#include "{Path(UAPI).name}"'))
         of_module = sources[0].interface.structs.__contains__
-        sources.append(Source("the module's BTF", UAPI, Interface(structs), places, of_module))
+        sources.append(Source("the module's BTF", DRIVER, Interface(structs), included, of_module))
     sources.append(_mirrored(root, CLIENT, "the ctypes mirror", _USER_NAMES, faults))
     return sources
+
+
+def _line_of(path: Path, text: str) -> int:
+    return next((number for number, line in enumerate(path.read_text().splitlines(), 1) if line == text), 0)
 
 
 def _wire(root: Path, types: bytes | None, qemu: Interface | None, faults: list[Finding]) -> list[Source]:
@@ -185,7 +191,7 @@ def _backend(root: Path, qemu: Interface | None, faults: list[Finding]) -> list[
         structs = {name: struct for name, struct in qemu.structs.items() if name not in _QEMU_WIRE}
         others = {name: value for name, value in qemu.constants.items() if name not in {*_QEMU_WIRE, *_QEMU_OWN}}
         said = Interface(structs, others)
-        sources.append(Source("QEMU", QEMU, said, places_of(root / QEMU), everything, pads=True))
+        sources.append(Source("QEMU", QEMU, said, places_of(root / QEMU), pads=True))
     sources.append(_mirrored(root, FRAMES, "the Python backend", _FRAME_NAMES, faults))
     return sources
 
