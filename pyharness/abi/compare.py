@@ -71,10 +71,9 @@ def differences(sources: Sequence[Source], record: Source | None) -> Iterator[Fi
         asked = [source for source in everyone if source.covers(_owner(item)) or item in source.facts]
         # Of a struct that is missing altogether nothing more is to be said.
         asked = [source for source in asked if item == _owner(item) or _owner(item) in source.facts]
-        presence = {source.name: (item in source.facts) or None for source in asked}
-        if len(set(presence.values())) > 1:
-            yield _finding(item, "", asked, [item in source.facts for source in asked], record)
         having = [source for source in asked if item in source.facts]
+        if len(having) < len(asked):
+            yield _finding(item, "", asked, [source in having for source in asked], record)
         for attribute in dict.fromkeys(name for source in having for name in source.facts[item]):
             told = [source for source in having if source.facts[item].get(attribute) is not None]
             values = [source.facts[item][attribute] for source in told]
@@ -108,17 +107,17 @@ def _finding(
         groups.setdefault(value, []).append(source)
     reference = next((index for index, source in enumerate(told) if source is record), 0)
     wrong = next(source for source, value in zip(told, values, strict=True) if value != values[reference])
-    said = ", ".join(f"{_text(item, attribute, value)} in {_names(group)}" for value, group in groups.items())
+    is_command = attribute == "value" and any(item in source.interface.ioctls for source in told)
+    said = ", ".join(f"{_text(value, is_command)} in {_names(group)}" for value, group in groups.items())
     only_the_record = record is not None and any(group == [record] for group in groups.values()) and len(groups) == 2
     rule = UNRECORDED if only_the_record else LAYOUT
     hint = "; `pyharness abi --record` takes an intended change" if only_the_record else ""
     return Finding(wrong.file, wrong.place(item), f"{item}: {attribute + ' ' if attribute else ''}{said}{hint}", rule)
 
 
-def _text(item: str, attribute: str, value: object) -> str:
-    if not attribute:
+def _text(value: object, is_command: bool) -> str:
+    if isinstance(value, bool):
         return "present" if value else "missing"
-    is_command = attribute == "value" and "IOCTL" in item
     return f"{value:#x}" if is_command else str(value)
 
 

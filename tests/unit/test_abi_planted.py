@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pyharness import abi, repository
+from pyharness import abi, cli, repository
 from pyharness.abi.compare import HOLE, LAYOUT, UNRECORDED
 from pyharness.abi.sources import CLIENT, DRIVER, FRAMES, QEMU, UAPI, WIRE
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, Kernel, ensure_kernel
 from pyharness.checks.finding import Finding
-from pyharness.errors import CheckFailed
+from pyharness.errors import CheckFailed, Exit
 from pyharness.progress import Progress
 from tests.planted.faults import Change, plant
 
@@ -309,6 +310,22 @@ def test_sources_that_disagree_are_not_recorded(tmp_path: Path, kernel: Kernel) 
     with pytest.raises(CheckFailed, match="do not agree") as error:
         examined.record()
     assert "AZURE_BLOB_MAX_PAGES" in error.value.detail
+
+
+def test_command_prints_and_records(
+    tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["abi"]) == Exit.OK
+    assert capsys.readouterr().out.endswith("\nall sources agree, and uapi/abi.json with them\n")
+    monkeypatch.setattr(repository, "ROOT", plant(WIDENED, tmp_path / "tree", PARTS))
+    assert cli.main(["abi", "--json"]) == Exit.FAILED
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["abi"]["user"]["structs"]["az_blob_request_sync"]["fields"]["data_valid"]["type"] == "u64"
+    assert {one["rule"] for one in printed["findings"]} == {UNRECORDED}
+    assert cli.main(["abi", "--record"]) == Exit.FAILED
+    told = capsys.readouterr().err
+    assert "more changes: incompatible, needs a new ioctl number\n  mend: " in told
+    assert "Traceback" not in told
 
 
 def test_lost_record_is_told_and_made_again(tmp_path: Path, kernel: Kernel) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_bit_field_is_refused(tmp_path: Path, reader: Reader) -> None:
     target = compiled(tmp_path, "struct packed { unsigned int low : 3; unsigned int high : 29; } kept;\n")
     with pytest.raises(CheckFailed, match=r"^packed\.low is a bit-field"):
         reader(target)
+
+
+def test_missing_pahole_is_told_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = compiled(tmp_path, SOURCE)
+    setpriv = shutil.which("setpriv")
+    assert setpriv
+    (tmp_path / "setpriv").symlink_to(setpriv)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HarnessError, match=r"^pahole is not installed$") as error:
+        btf.of_module(target)
+    assert "Debian package pahole" in error.value.mend
 
 
 def test_what_is_no_btf_is_told() -> None:
