@@ -33,7 +33,7 @@ SUBCOMMANDS = (
     Subcommand("test", "build what is missing, then run the test suite with pytest"),
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
-    Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
+    Subcommand("check", "static checks: style, licences, static analysis, the interface to user space"),
     Subcommand("abi", "the ABI as all its sources have it, whether they agree, and what is recorded of it"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),

@@ -99,9 +99,7 @@ def ensure_qemu(
     The tree of sources and objects stays in the cache as an entry of its own, so that after an edit below qemu/ only
     what depends on it is compiled. Raises HarnessError when it cannot be fetched or built.
     """
-    known = None
-    if found := cache.recall("qemu"):
-        known = _Inputs(found["source"], tuple(found["firmware"]))
+    known = _known(cache)
     apt = Apt(cache, _RELEASE, progress)
 
     def build(inputs: _Inputs) -> Path:
@@ -124,6 +122,36 @@ def ensure_qemu(
     return Qemu(binary, firmware, version, key)
 
 
+def ensure_qemu_checkpatch(cache: Cache, progress: Progress) -> Path:
+    """The checkpatch.pl of QEMU's source, from the tree that QEMU was built in or fetched; nothing is built.
+
+    Raises HarnessError when it cannot be fetched.
+    """
+    known = _known(cache)
+    apt = Apt(cache, _RELEASE, progress)
+    name = "scripts/checkpatch.pl"
+
+    def build(inputs: _Inputs) -> Path:
+        def take(directory: Path) -> None:
+            built = cache.get("qemu-build", inputs.workspace_key)
+            if built and (built / "prepared").exists():
+                shutil.copyfile(built / "src" / name, directory / "checkpatch.pl")
+                return
+            debs = directory / "debs"
+            debs.mkdir()
+            apt.download_source(Package("qemu", inputs.source), debs)
+            (archive,) = debs.glob("*.orig.tar.xz")
+            run(["tar", "-xf", archive, "-C", directory, "--wildcards", "--strip-components=2", f"*/{name}"])
+            shutil.rmtree(debs)
+
+        return cache.build("qemu-checkpatch", key_of(_RECIPE, inputs.source), take, progress=progress)
+
+    inputs, path = apt.fetch_newest(known, lambda: _choose(apt), build)
+    if inputs != known:
+        cache.remember("qemu", asdict(inputs))
+    return path / "checkpatch.pl"
+
+
 def examine_qemu(binary: Path) -> OwnQemu:
     """Take the user's QEMU. Raises UsageError when it is not one that can run our guests."""
     mend = "build it from Debian's source with what is in qemu/, or leave --qemu out"
@@ -140,6 +168,11 @@ def examine_qemu(binary: Path) -> OwnQemu:
         if f'"{device}"' not in devices:
             raise UsageError(f"cannot use {binary} as QEMU: it has no device {device}", mend=mend)
     return OwnQemu(binary.resolve(), version.partition("\n")[0], key_of(files={"binary": binary}))
+
+
+def _known(cache: Cache) -> _Inputs | None:
+    found = cache.recall("qemu")
+    return _Inputs(found["source"], tuple(found["firmware"])) if found else None
 
 
 def _choose(apt: Apt) -> _Inputs:

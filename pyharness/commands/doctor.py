@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import GIB, Cache
+from pyharness.checks import CHECKS
 from pyharness.errors import Exit, HarnessError
 from pyharness.machine.accel import choose_accelerator
 
@@ -91,6 +92,15 @@ def _packages() -> Finding:
     return Finding("packages", f"all {len(wanted)} Debian packages are installed")
 
 
+def _checks() -> Finding:
+    needs = {need.name: need for check in CHECKS for need in check.needs}
+    if missing := [need.missing for need in needs.values() if need.missing]:
+        return Finding(
+            "checks", f"{len(missing)} of {len(needs)} tools of `pyharness check` are missing", "; ".join(missing)
+        )
+    return Finding("checks", "all tools are there: " + ", ".join(sorted(needs)))
+
+
 def _accelerator() -> Finding:
     accelerator = choose_accelerator()
     return Finding("accelerator", f"{accelerator.name}: {accelerator.reason}")
@@ -136,5 +146,5 @@ def _guarded(examine: Callable[[], Finding]) -> Callable[[], Finding]:
 
 
 _EXAMINATIONS = tuple(
-    _guarded(examine) for examine in (_host, _python, _packages, _memory, _disk, _cache, _accelerator)
+    _guarded(examine) for examine in (_host, _python, _packages, _checks, _memory, _disk, _cache, _accelerator)
 )

@@ -9,8 +9,8 @@
 | `GET /path`, with `Range` or `x-ms-range` | 200, 206, 416; the body goes into the data buffer |
 | `HEAD /path`, `DELETE /path` | 200, 202 |
 
-`If-Match` and `If-None-Match` are honoured (412, 304). A data buffer too small for a GET's body gives 413, with the
-length that is needed in Content-Length. Other failures carry the service's XML error body when the data buffer has
+`If-Match` and `If-None-Match` are honoured (412, 304). A data buffer too small for the body of a GET gives 413, with
+the length that is needed in Content-Length. Other failures carry the service's XML error body when the data buffer has
 room for it. A response buffer too small for the head gives the status BUFFER_TOO_SMALL; the operation is done then.
 Containers need not be made and nothing is authenticated.
 """

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a check is given: the tree that it examines, and what was fetched or built for the purpose."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from pyharness.artifacts.cache import Cache
+from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, Kernel, cached_kernel, ensure_kernel
+from pyharness.artifacts.kernels.checkers import Checkers, ensure_checkers
+from pyharness.artifacts.kernels.packaged import DebianKernel
+from pyharness.artifacts.qemu import ensure_qemu_checkpatch
+from pyharness.checks.tools import Output, Runner
+from pyharness.errors import HarnessError
+from pyharness.progress import Progress
+
+
+class Artifacts:
+    """What is fetched or built, each when it is first asked for. The keys of the checks ask, before any check runs."""
+
+    def __init__(self, cache: Cache, progress: Progress) -> None:
+        self.cache = cache
+        self.progress = progress
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel that the project follows. Raises as `ensure_kernel`."""
+        return ensure_kernel(DEFAULT_KERNEL, self.cache, self.progress)
+
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """The kernels to compile against: the default one, and what the cache has of other versions."""
+        cached = (cached_kernel(name, self.cache) for name in KERNELS if name != DEFAULT_KERNEL)
+        found = {self.kernel.version: self.kernel}
+        for kernel in cached:
+            if kernel:
+                found.setdefault(kernel.version, kernel)
+        return list(found.values())
+
+    @cached_property
+    def checkers(self) -> Checkers:
+        """The scripts and licences of the default kernel's source. Raises as `ensure_checkers`."""
+        spec = KERNELS[DEFAULT_KERNEL]
+        assert isinstance(spec, DebianKernel)
+        return ensure_checkers(self.kernel, spec, self.cache, self.progress)
+
+    @cached_property
+    def qemu_checkpatch(self) -> Path:
+        """QEMU's checkpatch.pl. Raises as `ensure_qemu_checkpatch`."""
+        return ensure_qemu_checkpatch(self.cache, self.progress)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One tree to examine, which only a fix writes to.
+
+    `files` are all that git does not ignore, relative to `root`; `work` is an empty directory of this check alone.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    artifacts: Artifacts
+    runner: Runner
+    work: Path
+
+    def select(self, *patterns: str) -> list[str]:
+        """The files that any of the patterns fits, whose * matches / as well."""
+        return [file for file in self.files if any(fnmatchcase(file, pattern) for pattern in patterns)]
+
+    def text(self, file: str) -> str:
+        """A file's content."""
+        return (self.root / file).read_text(errors="replace")
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> Output:
+        """Run a tool in the root, or in `cwd`. Raises ToolFailed when it cannot be started."""
+        return self.runner.run(argv, cwd=cwd or self.root, stdin=stdin, env=env)
+
+
+def list_files(root: Path) -> tuple[str, ...]:
+    """All files of a git checkout that are not ignored. Raises HarnessError when git cannot tell."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise HarnessError(
+            f"git cannot list the files of {root}", mend="install the Debian package git, and run in a checkout"
+        ) from error
+    return tuple(sorted(file for file in set(done.stdout.split("\0")) if file and (root / file).is_file()))
