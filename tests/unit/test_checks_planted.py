@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pyharness.checks.finding import Finding
 from pyharness.checks.run import Verdict, run_checks
 from pyharness.checks.tools import Runner
 from pyharness.progress import Progress
+from tests.unit.copied_tree import copied_tree
 
 DRIVER = "kernel/hv_azure_blob.c"
 PROVOKER = "kernel/provoke/hv_provoke.c"
@@ -224,13 +224,7 @@ FAULTS: tuple[tuple[str, tuple[Fault, ...]], ...] = (
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the tree that git knows as one."""
-    root = tmp_path / "copy"
-    for file in list_files(repository.ROOT):
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_bytes((repository.ROOT / file).read_bytes())
-        (root / file).chmod((repository.ROOT / file).stat().st_mode)
-    subprocess.run(["git", "init", "-q", root], check=True)
-    return root
+    return copied_tree(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
