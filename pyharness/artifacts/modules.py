@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pyharness import repository
@@ -22,6 +23,7 @@ DRIVER = "hv_azure_blob"
 
 _RECIPE = "6"  # raise it when the way of building changes
 _DISK_NEEDED = 256 << 20
+_VMBUS_KBUILD = "kernel/vmbus/Kbuild"
 
 # Compiled into what is under test alone, and only where the kernel can collect it.
 _COVERAGE = {"GCOV_KERNEL": "GCOV_PROFILE", "KCOV": "KCOV_INSTRUMENT"}
@@ -85,17 +87,26 @@ def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | N
     A patch that the kernel's source already has is left out.
     """
     root = root or repository.ROOT
-    patches = sorted((root / "kernel" / "patches").glob("*.patch"))
-    kbuild = root / "kernel" / "vmbus" / "Kbuild"
-
-    def lay_out(stage: Path) -> None:
-        shutil.copytree(kernel.source, stage, symlinks=True)
-        apply_patches([patch for patch in patches if not is_applied(patch, stage)], stage, kernel.name)
-        shutil.copyfile(kbuild, stage / "drivers" / "hv" / "Kbuild")
-
-    key = _key(kernel, {path.name: path for path in (*patches, kbuild)})
+    patches = _vmbus_patches(root)
+    lay_out = partial(lay_out_vmbus, kernel, root)
+    key = _key(kernel, {path.name: path for path in (*patches, root / _VMBUS_KBUILD)})
     covered = [f"_{Path(name).stem}.o" for name in touched_by(patches) if name.endswith(".c")]
     return _build(kernel, VMBUS, key, lay_out, "drivers/hv", covered, cache, progress)
+
+
+def lay_out_vmbus(kernel: Kernel, root: Path, stage: Path) -> None:
+    """Make `stage` the source that hv_vmbus is built from, in drivers/hv; patches and Kbuild are those below `root`.
+
+    Raises CheckFailed when a patch does not apply.
+    """
+    shutil.copytree(kernel.source, stage, symlinks=True)
+    patches = [patch for patch in _vmbus_patches(root) if not is_applied(patch, stage)]
+    apply_patches(patches, stage, kernel.name)
+    shutil.copyfile(root / _VMBUS_KBUILD, stage / "drivers" / "hv" / "Kbuild")
+
+
+def _vmbus_patches(root: Path) -> list[Path]:
+    return sorted((root / "kernel" / "patches").glob("*.patch"))
 
 
 def _sources(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyharness.artifacts.kernels import Kernel
-from pyharness.artifacts.patches import apply_patches, is_applied
+from pyharness.artifacts.modules import lay_out_vmbus
 from pyharness.checks.check import Check, Uses
 from pyharness.checks.context import Context
 from pyharness.checks.finding import Finding
@@ -67,19 +67,15 @@ def _modules(context: Context, kernel: Kernel, directories: list[str], arguments
 def _vmbus(context: Context, kernel: Kernel, arguments: Sequence[str]) -> list[Finding]:
     """What the build of hv_vmbus says of lines that the patches add; the kernel's own lines are not ours to judge."""
     stage = context.work / "vmbus"
-    shutil.copytree(kernel.source, stage, symlinks=True)
-    patches = [context.root / file for file in context.select("kernel/patches/*.patch")]
-    apply_patches([patch for patch in patches if not is_applied(patch, stage)], stage, kernel.name)
-    shutil.copyfile(context.root / "kernel/vmbus/Kbuild", stage / "drivers/hv/Kbuild")
+    lay_out_vmbus(kernel, context.root, stage)
     output = _make(context, kernel, stage, "drivers/hv", arguments)
     if output.status:
         raise output.failure(stage)
     added = _added_lines(context)
     found = []
     for one in output.findings(strip=stage):
-        source = Path(re.sub(r"[^/]+/\.\./", "", re.sub(r"^drivers/hv/\.\./\.\./", "", one.file)))
-        lines = (stage / source).read_text().splitlines() if (stage / source).is_file() else []
-        if 0 < one.line <= len(lines) and (place := added.get((source.as_posix(), lines[one.line - 1]))):
+        lines = (stage / one.file).read_text().splitlines() if (stage / one.file).is_file() else []
+        if 0 < one.line <= len(lines) and (place := added.get((one.file, lines[one.line - 1]))):
             found.append(Finding(*place, one.message, one.rule))
     return found
 

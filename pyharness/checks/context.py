@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,7 +15,7 @@ from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, Kernel, cached_
 from pyharness.artifacts.kernels.checkers import Checkers, ensure_checkers
 from pyharness.artifacts.kernels.packaged import DebianKernel
 from pyharness.artifacts.qemu import ensure_qemu_checkpatch
-from pyharness.checks.tools import Output, Runner
+from pyharness.checks.tools import Output, Runner, environment
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
 
@@ -82,19 +82,20 @@ class Context:
         *,
         cwd: Path | None = None,
         stdin: str = "",
-        env: Mapping[str, str] | None = None,
     ) -> Output:
         """Run a tool in the root, or in `cwd`. Raises ToolFailed when it cannot be started."""
-        return self.runner.run(argv, cwd=cwd or self.root, stdin=stdin, env=env)
+        return self.runner.run(argv, cwd=cwd or self.root, stdin=stdin)
 
 
 def list_files(root: Path) -> tuple[str, ...]:
     """All files of a git checkout that are not ignored. Raises HarnessError when git cannot tell."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise HarnessError(
-            f"git cannot list the files of {root}", mend="install the Debian package git, and run in a checkout"
+            f"git cannot list the files of {root}",
+            mend="install the Debian package git, and run in a checkout that git trusts",
+            detail=error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error),
         ) from error
     return tuple(sorted(file for file in set(done.stdout.split("\0")) if file and (root / file).is_file()))

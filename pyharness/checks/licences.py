@@ -109,10 +109,16 @@ def _spdxcheck(context: Context) -> list[Finding]:
     for placed, file in ours.items():
         (tree / placed).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(context.root / file, tree / placed)
-    identity = ("-c", "user.name=pyharness", "-c", "user.email=pyharness@localhost", "-c", "commit.gpgsign=false")
+    settings = (
+        "user.name=pyharness",
+        "user.email=pyharness@localhost",
+        "commit.gpgsign=false",
+        "core.hooksPath=/dev/null",
+    )
+    git = ["git", *(word for setting in settings for word in ("-c", setting))]
     # The script reads the licences of the last commit.
     for step in (("init", "-q"), ("add", "--all", "--force"), ("commit", "-q", "--no-verify", "-m", "tree")):
-        done = context.run(["git", *identity, *step], cwd=tree)
+        done = context.run([*git, *step], cwd=tree)
         if done.status:
             raise done.failure()
     # It exits with 0 whatever it finds in a file: what it prints is the verdict.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
@@ -13,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
-
-_SBIN = ":/usr/sbin:/sbin"
 
 
 class Need(Protocol):
@@ -43,7 +40,7 @@ class Tool:
     @property
     def missing(self) -> str:
         """See Need."""
-        if shutil.which(self.name, path=os.environ.get("PATH", os.defpath) + _SBIN):
+        if shutil.which(self.name):
             return ""
         return f"{self.name} is not installed; install the Debian package {self.package}"
 

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +17,13 @@ from pyharness.checks.finding import Finding
 from pyharness.errors import CheckFailed
 
 _TAIL_LINES = 20
+# What git and make tell their children of themselves is not meant for the repositories and builds of the checks.
+_NOT_INHERITED = ("GIT_", "MAKE", "MFLAGS")
 
 _LINE = re.compile(
     r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+):(?:\d+(?:-\d+)?:)? *"
     r"(?:(?P<level>fatal error|error|warning|note|ERROR|WARNING|CHECK): *)?"
-    r"(?P<message>.*?)(?: +\[(?P<rule>-?[\w=+,-]+)\])?$"
+    r"(?P<message>.+?)(?: +\[(?P<rule>-?[\w=+,-]+)\])?$"
 )
 
 
@@ -43,41 +45,45 @@ class Output:
         """All lines, those of stdout first."""
         return (self.stdout + self.stderr).splitlines()
 
-    def findings(self, *, strip: Path | None = None, only: Iterable[str] = (), quiet: bool = False) -> list[Finding]:
+    def findings(self, *, strip: Path | None = None, only: Iterable[str] = ()) -> list[Finding]:
         """What the lines `file:line: level: message [rule]` say, notes left out.
 
         `strip` is a directory that the names lose, `only` the files that count (all when empty). Raises ToolFailed when
-        the tool failed and nothing of that was found, unless `quiet`.
+        the tool failed and nothing of that was found.
         """
         wanted = set(only)
-        prefix = f"{strip}/" if strip else ""
         found: list[Finding] = []
-        for line in self.lines:
-            match = _LINE.match(line.removeprefix(prefix))
-            if (
-                not match
-                or not match["message"]
-                or match["level"] == "note"
-                or (wanted and match["file"] not in wanted)
-            ):
+        for line in _without(strip, self.lines):
+            match = _LINE.match(line)
+            if not match or match["level"] == "note":
                 continue
-            message = match["message"].strip()
-            new = Finding(match["file"], int(match["line"]), message.replace(prefix, "") if prefix else message)
+            rule = (match["rule"] or "").lstrip("-").removeprefix("Werror=")
+            new = Finding(os.path.normpath(match["file"]), int(match["line"]), match["message"].strip(), rule)
+            if wanted and new.file not in wanted:
+                continue
             if found and not match["level"] and (new.file, new.line) == (found[-1].file, found[-1].line):
                 # sparse goes on in lines of the same place.
                 found[-1] = replace(found[-1], message=f"{found[-1].message}; {new.message}")
             else:
-                found.append(replace(new, rule=(match["rule"] or "").lstrip("-").removeprefix("Werror=")))
-        if self.status and not found and not quiet:
+                found.append(new)
+        if self.status and not found:
             raise self.failure(strip)
         return sorted(set(found))
 
     def failure(self, strip: Path | None = None) -> ToolFailed:
         """The error that says what the tool said."""
-        tail = "\n".join(self.lines[-_TAIL_LINES:])
-        return ToolFailed(
-            f"{self.tool} failed with status {self.status}", detail=tail.replace(f"{strip}/", "") if strip else tail
-        )
+        said = "\n".join(_without(strip, self.lines[-_TAIL_LINES:]))
+        return ToolFailed(f"{self.tool} failed with status {self.status}", detail=said)
+
+
+def _without(prefix: Path | None, lines: list[str]) -> list[str]:
+    return [line.replace(f"{prefix}/", "") for line in lines] if prefix else lines
+
+
+def environment() -> dict[str, str]:
+    """The environment of the tools: ours, in plain English, without what a git or a make around us has set."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    return ours | {"LC_ALL": "C.UTF-8"}
 
 
 class Runner:
@@ -88,9 +94,7 @@ class Runner:
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
 
-    def run(
-        self, argv: Sequence[str | Path], *, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
-    ) -> Output:
+    def run(self, argv: Sequence[str | Path], *, cwd: Path, stdin: str = "") -> Output:
         """Run a tool to its end. Raises ToolFailed when it cannot be started or was stopped."""
         command = [str(word) for word in argv]
         with self._lock:
@@ -100,7 +104,7 @@ class Runner:
                 process = subprocess.Popen(
                     command,
                     cwd=cwd,
-                    env=os.environ | {"LC_ALL": "C.UTF-8"} | dict(env or {}),
+                    env=environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -79,10 +79,18 @@ def execute(args: argparse.Namespace) -> Exit:
     if args.format != "text":
         document = FORMATS[args.format](results)
         if args.output:
-            args.output.write_text(document + "\n")
+            _write(args.output, document)
         elif document:
             print(document)
     return Exit.FAILED if any(result.verdict is Verdict.FAIL for result in results) else Exit.OK
+
+
+def _write(path: Path, document: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(document + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", mend="name a file that can be written") from error
 
 
 def _choose(names: list[str] | None) -> list[Check]:

@@ -156,6 +156,13 @@ FAULTS: tuple[tuple[str, tuple[Fault, ...]], ...] = (
         "warnings",
         (
             Fault(DRIVER, "\tint kind, ret;\n", "\tint kind, ret, spare;\n", "spare", "[unused-variable]"),
+            Fault(
+                HEADER,
+                "#define AZURE_BLOB_MAX",
+                "static int lone;\n#define AZURE_BLOB_MAX",
+                "lone",
+                "[unused-variable]",
+            ),
             Fault(PROVOKER, "MODULE_LICENSE", "static int lone;\nMODULE_LICENSE", "lone", "[unused-variable]"),
             Fault(
                 FREEING_PATCH,

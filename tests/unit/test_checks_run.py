@@ -102,6 +102,26 @@ def test_a_file_that_is_not_ignored_counts_before_git_knows_it(tree: Path) -> No
     assert list_files(tree) == (".gitignore", "one.txt")
 
 
+def test_a_hook_of_another_repository_is_left_alone(
+    tree: Path, artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git tells its hooks of its own repository and index; the checks that use git must not touch them."""
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", other], check=True)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert list_files(tree) == ("one.txt",)
+
+    def examine(context: Context) -> Sequence[Finding]:
+        (context.work / "one.txt").touch()
+        for words in (["init", "-q"], ["add", "."]):
+            assert context.run(["git", *words], cwd=context.work).status == 0
+        return []
+
+    assert run_one(Check("git", "", examine, inputs=()), tree, artifacts).verdict is Verdict.PASS
+    assert not (other / ".git" / "index").exists()
+
+
 def test_what_is_no_checkout_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="git cannot list"):
         list_files(tmp_path)
@@ -262,13 +282,21 @@ def test_a_document_is_alone_on_stdout_or_in_its_file(copy: Path) -> None:
     (row,) = json.loads(done.stdout)
     assert (row["check"], row["verdict"], row["findings"], row["cached"]) == ("spdx", "pass", [], False)
     assert "pass  spdx" in done.stderr
-    done = check(copy, "--only", "spdx", "--format", "json", "--output", str(copy.parent / "out.json"))
+    done = check(copy, "--only", "spdx", "--format", "json", "--output", str(copy.parent / "new" / "out.json"))
     assert "pass  spdx" in done.stdout
-    (row,) = json.loads((copy.parent / "out.json").read_text())
+    (row,) = json.loads((copy.parent / "new" / "out.json").read_text())
     assert row["cached"]
 
 
-@pytest.mark.parametrize("words", [["-j", "0"], ["--output", "x"], ["--only", "astrology"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-j", "0"],
+        ["--output", "x"],
+        ["--only", "spdx", "--format", "json", "--output", "/dev/null/x"],
+        ["--only", "astrology"],
+    ],
+)
 def test_wrong_usage(words: list[str], copy: Path) -> None:
     done = check(copy, *words)
     assert done.returncode == Exit.USAGE
