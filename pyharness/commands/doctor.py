@@ -20,6 +20,7 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import GIB, Cache
 from pyharness.checks import CHECKS
+from pyharness.checks.needs import Tool
 from pyharness.errors import Exit, HarnessError
 from pyharness.machine.accel import choose_accelerator
 
@@ -93,12 +94,17 @@ def _packages() -> Finding:
 
 
 def _checks() -> Finding:
-    needs = {need.name: need for check in CHECKS for need in check.needs}
-    if missing := [need.missing for need in needs.values() if need.missing]:
-        return Finding(
-            "checks", f"{len(missing)} of {len(needs)} tools of `pyharness check` are missing", "; ".join(missing)
-        )
-    return Finding("checks", "all tools are there: " + ", ".join(sorted(needs)))
+    needs = sorted({need for check in CHECKS for need in check.needs}, key=lambda need: need.name)
+    missing = [need for need in needs if need.missing]
+    if not missing:
+        return Finding("checks", "all tools are there: " + ", ".join(need.name for need in needs))
+    packages = sorted(need.package for need in missing if isinstance(need, Tool))
+    mends = [f"install the Debian packages {' '.join(packages)}"] if packages else []
+    if len(packages) < len(missing):
+        mends.append("run scripts/setup, for the virtual environment")
+    return Finding(
+        "checks", f"without {', '.join(need.name for need in missing)}, checks are skipped", "; ".join(mends)
+    )
 
 
 def _accelerator() -> Finding:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from pyharness.checks.finding import Finding
 from pyharness.checks.needs import Library, Tool, VenvTool
 from pyharness.checks.run import Result, Verdict, run_checks
 from pyharness.checks.tools import Output, Runner, ToolFailed
+from pyharness.commands import doctor
 from pyharness.errors import Exit, HarnessError
 from pyharness.progress import Progress
 from tests.unit.copied_tree import copied_tree
@@ -142,6 +144,25 @@ def test_what_the_virtual_environment_lacks_comes_with_setup(tmp_path: Path, mon
         f"{need.name} is not in the virtual environment; run scripts/setup" for need in needs
     }
     assert Library("planted").missing == "planted is not in the virtual environment; run scripts/setup"
+
+
+def test_doctor_lists_the_tools_of_the_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYHARNESS_CACHE", str(tmp_path / "cache"))
+
+    def row() -> dict[str, str]:
+        doctor.execute(Namespace(json=True))
+        rows: list[dict[str, str]] = json.loads(capsys.readouterr().out)
+        return next(row for row in rows if row["name"] == "checks")
+
+    names = {need.name for check in CHECKS for need in check.needs}
+    assert row()["mend"] == ""
+    assert set(row()["fact"].removeprefix("all tools are there: ").split(", ")) == names
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert row()["fact"] == f"without {', '.join(sorted(TOOLS))}, checks are skipped"
+    packages = sorted({tool.package for tool in TOOLS.values()})
+    assert row()["mend"] == f"install the Debian packages {' '.join(packages)}"
 
 
 def test_a_skip_is_neither_a_pass_nor_remembered(
