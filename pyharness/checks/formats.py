@@ -7,6 +7,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from urllib.parse import quote
 
 from pyharness import __version__
 from pyharness.checks.finding import Finding
@@ -66,7 +67,7 @@ def as_sarif(results: Sequence[Result]) -> str:
 
 def _sarif_result(index: int, check: str, finding: Finding) -> dict[str, object]:
     # A place in the tree is demanded of every result: a finding about a whole file is shown at its first line.
-    place = {"artifactLocation": {"uri": finding.file}, "region": {"startLine": finding.line or 1}}
+    place = {"artifactLocation": {"uri": quote(finding.file)}, "region": {"startLine": finding.line or 1}}
     return {
         "ruleId": check,
         "ruleIndex": index,

@@ -68,7 +68,7 @@ def test_sarif_loads(tmp_path: Path) -> None:
     assert loaded.get_distinct_tool_names() == ["pyharness check"]
     assert [(record["Location"], record["Line"], record["Severity"]) for record in loaded.get_records()] == [
         (LINE.file, LINE.line, "error"),
-        (WHOLE.file, 1, "error"),
+        ("dir%2Cwith%3Amarks/b.h", 1, "error"),
     ]
     (run,) = json.loads(path.read_text())["runs"]
     rules = run["tool"]["driver"]["rules"]
