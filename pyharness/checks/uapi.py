@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The checks of the headers for user space, as the kernel installs them."""
+"""The checks of the interfaces: the headers for user space as the kernel installs them, and all that mirrors them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from itertools import product
 from pathlib import Path
 
+from pyharness import abi
 from pyharness.checks.check import Check, Uses
 from pyharness.checks.context import Context
 from pyharness.checks.finding import Finding
-from pyharness.checks.needs import GCC, GXX
+from pyharness.checks.needs import GCC, GXX, HOST_GCC, MAKE, PAHOLE
 
 _HEADERS = ("uapi/*.h",)
 _COMPILERS = (("gcc-12", "-xc", "-std=c90"), ("g++", "-xc++", "-std=c++98"))
@@ -18,6 +19,11 @@ _WIDTHS = ("-m64", "-m32")
 _BRIEF = "-fno-diagnostics-show-caret"
 _COMMAND = re.compile(r"^#define[ \t]+(\w+)[ \t]+_IO[RW]*\(", re.MULTILINE)
 _REFUSED = re.compile(r"^error: \S+: (?P<message>.*)$")
+
+
+def _abi(context: Context) -> list[Finding]:
+    artifacts = context.artifacts
+    return abi.findings(context.root, artifacts.kernel, artifacts.cache, artifacts.progress)
 
 
 def _self_contained(context: Context) -> list[Finding]:
@@ -88,5 +94,22 @@ CHECKS = (
         inputs=_HEADERS,
         needs=(GCC, GXX),
         uses=(Uses.CHECKERS,),
+    ),
+    Check(
+        "abi",
+        "header, module, QEMU and Python have the same interfaces, and uapi/abi.json too",
+        _abi,
+        inputs=(
+            "kernel/*",
+            "uapi/*",
+            "qemu/src/include/*",
+            "pyharness/abi/*.py",
+            "pyharness/client/abi.py",
+            "pyharness/vsp/frames.py",
+            "pyharness/vsp/layout.py",
+            "pyharness/vsp/wire.py",
+        ),
+        needs=(GCC, HOST_GCC, MAKE, PAHOLE),
+        uses=(Uses.KERNEL,),
     ),
 )

@@ -27,6 +27,7 @@ FREEING_PATCH = "kernel/patches/0003-Drivers-hv-vmbus-Free-the-per-CPU-contexts.
 DEVICE = "qemu/src/hw/hyperv/hv-azure-blob.c"
 QEMU_PATCH = "qemu/patches/0005-tcg-let-another-cpu-run-at-a-pause.patch"
 MODULE = "pyharness/repository.py"
+MIRROR = "pyharness/client/abi.py"
 WORKFLOW = ".github/workflows/ci.yml"
 HOOKS = ".pre-commit-config.yaml"
 
@@ -72,6 +73,18 @@ FAULTS: tuple[tuple[str, tuple[Fault, ...]], ...] = (
             Fault(HEADER, "the host reads it.", f"the host {MISSPELT} it.", MISSPELT, "[TYPO_SPELLING]"),
             Fault(
                 FREEING_PATCH, "cpu_context = NULL", "cpu_context=NULL", "+\thv_context.cpu_context=NULL", "[SPACING]"
+            ),
+        ),
+    ),
+    (
+        "abi",
+        (
+            Fault(
+                MIRROR,
+                '("timeout", ctypes.c_uint32)',
+                '("timeout", ctypes.c_uint16)',
+                '("timeout", ctypes.c_uint16)',
+                "az_blob_request_sync.timeout: type u32 in",
             ),
         ),
     ),
