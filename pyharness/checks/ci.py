@@ -13,7 +13,7 @@ from pyharness.checks.needs import VenvTool
 
 _JSONSCHEMA = VenvTool("check-jsonschema")
 _PRE_COMMIT = VenvTool("pre-commit")
-_WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml")
+_WORKFLOWS = (".github/workflows/*.yml", ".github/workflows/*.yaml", "docs/another-driver/workflow.yml")
 _HOOKS = ".pre-commit-config.yaml"
 
 

@@ -27,7 +27,7 @@ _DEMANDED = (
     ("tests/*", "GPL-2.0-only"),
 )
 _NOTE = "Linux-syscall-note"
-_UAPI = "uapi/*"
+_UAPI = "uapi/*.h"
 
 _MODULE_LICENSE = re.compile(r'MODULE_LICENSE\("(?P<name>[^"]*)"\)')
 # What Documentation/process/license-rules.rst says for each tag that our modules may have.
