@@ -25,11 +25,15 @@ class DoesNotFit(CheckFailed):
 
 @dataclass(frozen=True)
 class Composed:
-    """A patch of the series, and what a file that it touches holds after it; `sources` says which file became which."""
+    """A patch of the series: what the files that it touches hold after it.
+
+    Of those that are ours, `sources` has the path in the repository, and `originals` what it holds there.
+    """
 
     plan: PatchPlan
     files: Mapping[str, str]
     sources: Mapping[str, str]
+    originals: Mapping[str, str]
 
 
 def touched_files(plan: Plan) -> list[str]:
@@ -59,19 +63,20 @@ def compose(plan: Plan, target: Target, author: str, root: Path, stage: Path) ->
         if patch.diff:
             _apply(patch.diff, stage, target, root)
             changed |= {name: (stage / name).read_text() for name in touched_by([patch.diff])}
-        sources = _sources(patch, target)
+        sources, originals = _sources(patch, target), dict[str, str]()
         for name, source in sources.items():
             if (stage / name).exists():
                 finding = Finding(source, 0, f"{target.name} has {name} already", "exists")
                 raise DoesNotFit(finding, mend="take a tree without the driver")
-            changed[name] = _rewritten(patch, name, source, root, with_compat=_has_compat(patch, sources))
+            originals[name] = (root / source).read_text()
+            changed[name] = _rewritten(patch, name, source, originals[name], with_compat=_has_compat(patch, sources))
         for insert in patch.inserts:
             file = stage / insert.file
             before = changed.get(insert.file) or (file.read_text() if file.exists() else "")
             changed[insert.file] = _inserted(insert, before, words, patch.origin, target)
         for name, text in changed.items():
             _write(stage / name, text)
-        composed.append(Composed(patch, changed, sources))
+        composed.append(Composed(patch, changed, sources, originals))
     if not composed:
         raise DoesNotFit(
             Finding(plan.origin, 0, f"{target.name} has all of it already", "applied"), mend="take another"
@@ -100,8 +105,7 @@ def _has_compat(patch: PatchPlan, sources: Mapping[str, str]) -> bool:
     return patch.compat is not None and patch.compat.file in sources
 
 
-def _rewritten(patch: PatchPlan, name: str, source: str, root: Path, with_compat: bool) -> str:
-    text = (root / source).read_text()
+def _rewritten(patch: PatchPlan, name: str, source: str, text: str, with_compat: bool) -> str:
     for rewrite in patch.rewrites:
         if rewrite.file != name or (rewrite.without_compat and with_compat):
             continue

@@ -45,5 +45,5 @@ class Repository:
         """The last lines of what git said. Raises CommandFailed."""
         who = {"GIT_AUTHOR_NAME": self.name, "GIT_AUTHOR_EMAIL": self.mail}
         who |= {"GIT_COMMITTER_NAME": self.name, "GIT_COMMITTER_EMAIL": self.mail}
-        when = {"GIT_AUTHOR_DATE": f"{date} +0000", "GIT_COMMITTER_DATE": f"{date} +0000"}
+        when = {"GIT_AUTHOR_DATE": f"@{date} +0000", "GIT_COMMITTER_DATE": f"@{date} +0000"}
         return run(["git", "-C", self.directory, *arguments], env={**_ENVIRONMENT, **who, **when})

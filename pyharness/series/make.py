@@ -84,6 +84,7 @@ class Series:
     plan: Plan
     target: Target
     version: int
+    author: Author
     letter: Mail
     patches: tuple[Mail, ...]
     composed: tuple[Composed, ...]
@@ -118,7 +119,7 @@ def make(name: str, target: Target, options: Options, root: Path) -> Series:
     text = letter.text.replace(_SUBJECT, plan.subject).replace(_BLURB, letter_of(plan, target, options.benchmark))
     if target.commit:
         text = text.rstrip("\n") + f"\n\nbase-commit: {target.commit}\n\n"
-    return Series(plan, target, version, Mail(letter.file, text), tuple(patches), tuple(composed), base)
+    return Series(plan, target, version, author, Mail(letter.file, text), tuple(patches), tuple(composed), base)
 
 
 def default_date(root: Path) -> int:
@@ -163,10 +164,10 @@ def _recipients(target: Target, mails: Sequence[Mail], options: Options, work: P
     headers = []
     for header, addresses in (("--to", to), ("--cc", cc)):
         for address in addresses:
-            name, mail = email.utils.parseaddr(address)
-            if mail != own and mail not in seen:
-                headers.append(f"{header}={email.utils.formataddr((name, mail))}")
-            seen.add(mail)
+            name, where = email.utils.parseaddr(address)
+            if where != own and where not in seen:
+                headers.append(f"{header}={email.utils.formataddr((name, where))}")
+            seen.add(where)
     return headers
 
 

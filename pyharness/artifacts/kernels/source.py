@@ -19,11 +19,11 @@ _RECIPE = "1"  # raise it when the parts change
 _DISK_NEEDED = GIB
 
 # What the objects of drivers/hv, the tools that a build makes first, and the checkers read: an eighth of the whole.
-_PARTS = """
-    COPYING CREDITS Kbuild Kconfig LICENSES MAINTAINERS Makefile README
-    Documentation/Kconfig Documentation/userspace-api/ioctl arch/Kconfig arch/x86 drivers/hv include kernel scripts
-    security/selinux/include tools usr/include
-""".split()
+_PARTS = (
+    *("COPYING", "CREDITS", "Kbuild", "Kconfig", "LICENSES", "MAINTAINERS", "Makefile", "README"),
+    *("Documentation/Kconfig", "Documentation/userspace-api/ioctl", "arch/Kconfig", "arch/x86", "drivers/hv"),
+    *("include", "kernel", "scripts", "security/selinux/include", "tools", "usr/include"),
+)
 _WITHOUT = ("tools/perf", "tools/power", "tools/testing")
 # These are read for every configuration, from everywhere.
 _EVERYWHERE = ("Kconfig*", "Makefile*", "Kbuild*")
