@@ -69,31 +69,45 @@ def examine(series: Series, checkpatch: Path) -> list[Finding]:
     return [*_applies(series), *_style(series, checkpatch), *_ordered(series), *_covered(series)]
 
 
-def states(series: Series, directory: Path) -> list[dict[str, str]]:
-    """The files that the series touches, before it and after each of its mails is applied by `git am`.
+@dataclass(frozen=True)
+class State:
+    """What the touched files hold after a patch, or before the first when there is none."""
+
+    files: dict[str, str]
+    patch: Composed | None = None
+
+
+def states(serieses: Sequence[Series], directory: Path) -> list[State]:
+    """Before the first mail and after each, as `git am` leaves it when all are applied one after the other.
 
     `directory` is an empty one to work in. Raises DoesNotFit for the first mail that does not apply.
     """
-    repository = Repository.of(directory, series.base, "pyharness", "pyharness@localhost", date=0)
-    found = [dict(series.base)]
-    for patch, mail in zip(series.composed, series.patches, strict=True):
-        path = directory / ".git" / mail.file
-        path.write_text(mail.text)
-        try:
-            repository.git("am", "--quiet", path)
-        except CommandFailed as error:
-            said = next((line for line in error.output if line.startswith(("error:", "fatal:"))), error.message)
-            finding = Finding(patch.plan.origin, 0, f"git am does not take {mail.file}: {said}", "applies")
-            raise DoesNotFit(finding, mend="make the series anew", detail="\n".join(error.output)) from error
-        tracked = repository.git("ls-files")
-        found.append({file: (directory / file).read_text() for file in tracked})
+    base = {file: text for series in serieses for file, text in series.base.items()}
+    repository = Repository.of(directory, base, "pyharness", "pyharness@localhost", date=0)
+    found = [State(base)]
+    for series in serieses:
+        for patch, mail in zip(series.composed, series.patches, strict=True):
+            _am(repository, patch, mail)
+            tracked = repository.git("ls-files")
+            found.append(State({file: (directory / file).read_text() for file in tracked}, patch))
     return found
+
+
+def _am(repository: Repository, patch: Composed, mail: Mail) -> None:
+    path = repository.directory / ".git" / mail.file
+    path.write_text(mail.text)
+    try:
+        repository.git("am", "--quiet", path)
+    except CommandFailed as error:
+        said = next((line for line in error.output if line.startswith(("error:", "fatal:"))), error.message)
+        finding = Finding(patch.plan.origin, 0, f"git am does not take {mail.file}: {said}", "applies")
+        raise DoesNotFit(finding, mend="make the series anew", detail="\n".join(error.output)) from error
 
 
 def _applies(series: Series) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="series-") as directory:
         try:
-            after = states(series, Path(directory))[-1]
+            after = states([series], Path(directory))[-1].files
         except DoesNotFit as error:
             return [error.finding]
     wanted = {file: text for patch in series.composed for file, text in patch.files.items()}
