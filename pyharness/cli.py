@@ -33,6 +33,7 @@ SUBCOMMANDS = (
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
     Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
+    Subcommand("series", "the driver as patches for a kernel tree, and the gate that they must pass"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
     Subcommand("shell", "an interactive guest with hv_vmbus, the driver and the VSP loaded"),

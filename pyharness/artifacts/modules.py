@@ -14,7 +14,7 @@ from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.patches import apply_patches, is_applied, touched_by
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
-from pyharness.errors import CheckFailed
+from pyharness.errors import CheckFailed, UsageError
 from pyharness.progress import Progress
 
 VMBUS = "hv_vmbus"
@@ -96,6 +96,31 @@ def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | N
     key = _key(kernel, {path.name: path for path in (*patches, kbuild)})
     covered = [f"_{Path(name).stem}.o" for name in touched_by(patches) if name.endswith(".c")]
     return _build(kernel, VMBUS, key, lay_out, "drivers/hv", covered, cache, progress)
+
+
+def given_modules(directory: Path, cache: Cache) -> Modules:
+    """Modules that were made elsewhere: NAME.ko of each, with its DWARF or with NAME.debug.ko beside it.
+
+    Raises UsageError when there are none.
+    """
+    found = {}
+    for name in (VMBUS, DRIVER):
+        files = [path for path in (directory / f"{name}.debug.ko", directory / f"{name}.ko") if path.is_file()]
+        if not files:
+            raise UsageError(f"{directory} has no {name}.ko", mend="name the directory in which the modules were built")
+        found[name] = _given(name, files[0], cache)
+    return Modules(found[VMBUS], found[DRIVER])
+
+
+def _given(name: str, file: Path, cache: Cache) -> Module:
+    def take(directory: Path) -> None:
+        (directory / "sources").mkdir()
+        shutil.copyfile(file, directory / f"{name}.debug.ko")
+        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", file])
+
+    key = key_of(_RECIPE, name, files={name: file})
+    entry = cache.build("module", key, take, needs=_DISK_NEEDED)
+    return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
 
 
 def _sources(kernel_dir: Path) -> list[Path]:

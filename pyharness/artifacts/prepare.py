@@ -30,16 +30,25 @@ class Prepared:
         return self.building.result()
 
 
-def prepare(kernel: KernelChoice, cache: Cache, progress: Progress, own_qemu: Path | None = None) -> Prepared:
+def prepare(
+    kernel: KernelChoice,
+    cache: Cache,
+    progress: Progress,
+    own_qemu: Path | None = None,
+    own_modules: Modules | None = None,
+) -> Prepared:
     """Build what is not cached; the modules in the background.
 
-    `own_qemu` is a binary of the user's to take instead of building one. Raises what the parts raise.
+    `own_qemu` is a binary of the user's to take instead of building one, and so are `own_modules`. Raises what the
+    parts raise.
     """
     own = examine_qemu(own_qemu) if own_qemu else None
     with progress.stage("kernel"):
         chosen = ensure_kernel(kernel, cache, progress)
 
     def build() -> Modules:
+        if own_modules:
+            return own_modules
         with progress.stage("modules"):
             return build_modules(chosen, cache, progress)
 

@@ -209,7 +209,8 @@ def _build(tree: _Tree, serieses: Sequence[Series]) -> list[Finding]:
                 tree.configure({tree.vmbus_option: way, _OPTION: way})
                 if number and tree.value(_OPTION) != way:
                     return [Finding(f"{_WHERE}/Kconfig", 0, f"{_OPTION} cannot be {way} on {name}", "Kconfig")]
-            if targets := _targets(touched):
+            # The tree's own warnings are known after the first way.
+            if (targets := _targets(touched)) and (number or way == "m"):
                 tree.progress.step(f"{name}: ={way}, patch {number} of {len(trail) - 1}: {' '.join(targets)}")
                 found = tree.compile(*targets)
                 if number and found:

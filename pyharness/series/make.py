@@ -6,13 +6,14 @@ from __future__ import annotations
 import email.utils
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyharness.artifacts.run import CommandFailed, run
+from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import HarnessError, UsageError
 from pyharness.series.compose import Composed, compose, touched_files
 from pyharness.series.git import Repository
@@ -102,6 +103,8 @@ def make(name: str, target: Target, options: Options, root: Path) -> Series:
 
     Raises DoesNotFit when the sources do not make one, HarnessError when a tool fails.
     """
+    if shutil.which("git") is None:
+        raise missing_tool("git")
     plan = load_plan(name, root)
     version = options.version or plan.version
     author, date = options.author, options.date
