@@ -59,17 +59,18 @@ def compose(plan: Plan, target: Target, author: str, root: Path, stage: Path) ->
     for patch in plan.patches:
         if patch.diff and not patch.files and is_applied(patch.diff, stage):
             continue
-        changed: dict[str, str] = {}
-        if patch.diff:
-            _apply(patch.diff, stage, target, root)
-            changed |= {name: (stage / name).read_text() for name in touched_by([patch.diff])}
-        sources, originals = _sources(patch, target), dict[str, str]()
+        sources = _sources(patch, target)
         for name, source in sources.items():
             if (stage / name).exists():
                 finding = Finding(source, 0, f"{target.name} has {name} already", "exists")
                 raise DoesNotFit(finding, mend="take a tree without the driver")
-            originals[name] = (root / source).read_text()
-            changed[name] = _rewritten(patch, name, source, originals[name], with_compat=_has_compat(patch, sources))
+        changed: dict[str, str] = {}
+        if patch.diff:
+            _apply(patch.diff, stage, target, root)
+            changed |= {name: (stage / name).read_text() for name in touched_by([patch.diff])}
+        originals = {name: (root / source).read_text() for name, source in sources.items()}
+        for name, text in originals.items():
+            changed[name] = _rewritten(patch, name, sources[name], text, with_compat=_has_compat(patch, sources))
         for insert in patch.inserts:
             file = stage / insert.file
             before = changed.get(insert.file) or (file.read_text() if file.exists() else "")

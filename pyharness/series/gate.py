@@ -28,7 +28,7 @@ PROBE = Options(Author("hv_azure_blob maintainers", "maintainers@hv-azure-blob.e
 
 # 3/3 answers it for the series as a whole, and `_covered` checks that.
 _IGNORED = "FILE_PATH_CHANGES"
-_COMPLAINT = re.compile(r"(?:(?P<file>[^\s:]+):(?P<line>\d+): |#\d+: )?(?:\w+):(?P<rule>\w+): (?P<message>.*)")
+_COMPLAINT = re.compile(r"(?:(?P<file>[^\s:]*):(?P<line>\d+): )?(?:\w+):(?P<rule>\w+): (?P<message>.*)")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ of it load into that kernel: they are what the harness boots.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -95,7 +96,7 @@ def build_in_tree(
 
 @dataclass
 class _Tree:
-    """A prepared tree of ours. `said` collects what the compiler warns of."""
+    """A prepared tree of ours. `said` is what the compiler has warned of, without the lines' numbers."""
 
     kernel: Kernel
     work: Path
@@ -113,9 +114,10 @@ class _Tree:
         return (self.kernel.root / "boot" / f"config-{self.kernel.release}").read_text()
 
     def prepare(self, source: Source) -> None:
-        """Lay out the source and build the tools that compiling takes, unless it was done."""
-        done = self.work / "prepared"
+        """Lay out the source, build the tools that compiling takes, and hear the tree's own warnings, just once."""
+        done = self.work / "prepared.json"
         if done.exists():
+            self.said = json.loads(done.read_text())
             return
         shutil.rmtree(self.work)
         self.progress.step(f"{self.kernel.name}: preparing a tree")
@@ -125,11 +127,12 @@ class _Tree:
         self._check_config()
         try:
             self.make("modules_prepare", "scripts_unifdef")
+            self.compile(f"{_WHERE}/")
         except CommandFailed as error:
             raise HarnessError(
                 f"the tree of {self.kernel.name} cannot be prepared", mend="see what make says", detail=error.detail
             ) from error
-        done.touch()
+        done.write_text(json.dumps(self.said))
 
     def _check_config(self) -> None:
         """A module that was compiled with other options may have other structures."""
@@ -174,7 +177,10 @@ class _Tree:
         run(command, on_line=on_line)
 
     def compile(self, *targets: str) -> list[re.Match[str]]:
-        """Compile with extra warnings; returns warnings and errors that the tree is not known for."""
+        """Compile with extra warnings, all that `targets` name; returns warnings and errors that are new."""
+        for target in targets:
+            for stale in self.top.glob(f"{target}*.o" if target.endswith("/") else target):
+                stale.unlink()
         found: list[re.Match[str]] = []
 
         def hear(line: str) -> None:
@@ -200,25 +206,23 @@ def _build(tree: _Tree, serieses: Sequence[Series]) -> list[Finding]:
         trail = states(serieses, Path(directory))
     name = tree.kernel.name
     for way in ("m", "y"):
-        for stale in (tree.top / _WHERE).glob("*.o"):
-            stale.unlink()
-        for number, state in enumerate(trail):
+        tree.put(trail[0])
+        tree.configure({tree.vmbus_option: way})
+        for number, state in enumerate(trail[1:], 1):
             tree.put(state)
-            touched = _touched(trail[number - 1], state) if number else {f"{_WHERE}/Kconfig"}
+            touched = _touched(trail[number - 1], state)
             if f"{_WHERE}/Kconfig" in touched:
+                if way == "m" and (wrong := _kconfig(tree)):
+                    return wrong
                 tree.configure({tree.vmbus_option: way, _OPTION: way})
-                if number and tree.value(_OPTION) != way:
-                    return [Finding(f"{_WHERE}/Kconfig", 0, f"{_OPTION} cannot be {way} on {name}", "Kconfig")]
-            # The tree's own warnings are known after the first way.
-            if (targets := _targets(touched)) and (number or way == "m"):
+            if targets := _targets(touched):
                 tree.progress.step(f"{name}: ={way}, patch {number} of {len(trail) - 1}: {' '.join(targets)}")
-                found = tree.compile(*targets)
-                if number and found:
+                if found := tree.compile(*targets):
                     return [_finding(match, trail[: number + 1]) for match in found]
         if way == "m":
             if found := tree.compile(f"M={_WHERE}", "modules"):
                 return [_finding(match, trail) for match in found]
-            if wrong := [*_headers(tree, trail[-1]), *_kconfig(tree)]:
+            if wrong := _headers(tree, trail[-1]):
                 return wrong
             # What is built in would take their place.
             for module in (VMBUS, DRIVER):
@@ -272,8 +276,6 @@ def _kconfig(tree: _Tree) -> list[Finding]:
     for asked, becomes in _KCONFIG:
         names = {"vmbus": tree.vmbus_option, "driver": _OPTION, "net": "NET"}
         options = {names[what]: value for what, value in asked.items()}
-        if asked["vmbus"] != "n" and "net" not in asked:
-            options["HYPERV"] = "y" if tree.vmbus_option != "HYPERV" else asked["vmbus"]
         tree.configure(options, file)
         if (got := tree.value(_OPTION, file)) != becomes:
             wish = ", ".join(f"{option}={value}" for option, value in options.items())
