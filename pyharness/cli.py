@@ -7,6 +7,7 @@ import argparse
 import errno
 import importlib
 import os
+import select
 import signal
 import sys
 import traceback
@@ -33,6 +34,7 @@ SUBCOMMANDS = (
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
     Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
+    Subcommand("abi", "the ABI as all its sources have it, whether they agree, and what is recorded of it"),
     Subcommand("series", "the driver as patches for a kernel tree, and the gate that they must pass"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
@@ -43,6 +45,7 @@ SUBCOMMANDS = (
     Subcommand("clean", "remove the build directory, and with --cache the cached artifacts"),
 )
 
+_STDOUT = 1
 _EPILOG = """\
 exit codes:
   0  all passed                     3  the guest kernel crashed
@@ -96,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\npyharness: interrupted; nothing is left running", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output went away (`pyharness ... | head`); keep Python's own exit from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        if not _lost_our_reader():
+            return _unexpected(error)
         return Exit.HARNESS
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -111,6 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except Exception as error:
         return _unexpected(error)
+
+
+def _lost_our_reader() -> bool:
+    """Whether it was our output that nobody reads any more (`pyharness ... | head`), not some other pipe."""
+    poll = select.poll()
+    poll.register(_STDOUT, 0)  # errors are told in any case
+    if not poll.poll(0):
+        return False
+    # Keep Python's own exit from complaining.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return True
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

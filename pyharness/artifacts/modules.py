@@ -62,7 +62,7 @@ def build_modules(kernel: Kernel, cache: Cache, progress: Progress) -> Modules:
 def build_driver(kernel: Kernel, cache: Cache, progress: Progress, root: Path | None = None) -> Module:
     """hv_azure_blob from kernel/ and uapi/ of the repository, or of a changed copy of it below `root`."""
     root = root or repository.ROOT
-    sources = files_below(*_sources(root / "kernel"), root / "uapi", base=root)
+    sources = files_below(*_sources(root / "kernel"), *_sources(root / "uapi"), base=root)
     return build_module(kernel, DRIVER, sources, "kernel", cache, progress)
 
 
@@ -123,8 +123,8 @@ def _given(name: str, file: Path, cache: Cache) -> Module:
     return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
 
 
-def _sources(kernel_dir: Path) -> list[Path]:
-    return [path for path in kernel_dir.iterdir() if path.suffix in (".c", ".h") or path.name in ("Kbuild", "Makefile")]
+def _sources(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.suffix in (".c", ".h") or path.name in ("Kbuild", "Makefile")]
 
 
 def _key(kernel: Kernel, files: Mapping[str, Path]) -> str:

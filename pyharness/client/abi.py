@@ -48,11 +48,6 @@ class AzBlobRequestSync(ctypes.Structure):
     response: AzBlobResponse
 
 
-# A wrong layout would have the driver read and write through wrong pointers: refuse to load instead.
-if ctypes.sizeof(AzBlobRequestSync) != 72 or vars(AzBlobRequestSync)["response"].offset != 64:
-    raise ImportError("struct az_blob_request_sync has another layout in this Python than in the kernel")
-
-
 def _iowr(kind: str, number: int, size: int) -> int:
     """_IOWR() of asm-generic/ioctl.h."""
     read_write = 3
@@ -60,3 +55,7 @@ def _iowr(kind: str, number: int, size: int) -> int:
 
 
 AZURE_BLOB_IOCTL = _iowr("R", 0xF0, ctypes.sizeof(AzBlobRequestSync))
+
+# A wrong layout would have the driver read and write through wrong pointers: refuse to load instead.
+if ctypes.sizeof(AzBlobRequestSync) != 72 or vars(AzBlobRequestSync)["response"].offset != 64:
+    raise ImportError("struct az_blob_request_sync has another layout in this Python than in the kernel")

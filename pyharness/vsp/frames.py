@@ -15,10 +15,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from pyharness.errors import HarnessError
+from pyharness.vsp.layout import Layout
 
 MAGIC = 0x42505641
 PROTOCOL_VERSION = 2
-HEADER_SIZE = 16
 MAX_PAYLOAD = 2 << 20
 MAX_FDS = 16
 MAX_PACKET_PAYLOAD = 4096
@@ -26,14 +26,24 @@ MAX_IN_FLIGHT = 1024
 FLAG_WANTS_COMPLETION = 1
 FLAG_RAW = 2
 
-_HEADER = struct.Struct("<IHHII")
-_HELLO = struct.Struct("<II16sII")
-_REGION = struct.Struct("<QQQII")
-_CHANNEL = struct.Struct("<I")
-_REQUEST = struct.Struct("<QHHIIHH")
-_SEGMENT_SIZE = 16
-_ATTACH = struct.Struct("<II")
-_PACKET = struct.Struct("<QHHHH")
+_HEADER = Layout("AzureBlobFrame", "I magic", "H type", "H reserved0", "I length", "I reserved1")
+_HELLO = Layout("AzureBlobHello", "I version", "I num_regions", "16s instance", "I channel_open", "I num_fds")
+_REGION = Layout("AzureBlobRegion", "Q gpa", "Q size", "Q fd_offset", "I fd_index", "I flags")
+_CHANNEL = Layout("AzureBlobChannel", "I open")
+_REQUEST = Layout(
+    "AzureBlobRequest",
+    "Q transaction_id",
+    "H packet_type",
+    "H flags",
+    "I inline_len",
+    "I num_segments",
+    "H epoch",
+    "H reserved",
+)
+_SEGMENT = Layout("AzureBlobSegment", "Q gpa", "Q len")
+_ATTACH = Layout("AzureBlobAttach", "I version", "I flags")
+_PACKET = Layout("AzureBlobPacket", "Q transaction_id", "H packet_type", "H flags", "H payload_len", "H epoch")
+HEADER_SIZE = _HEADER.size
 _ADDRESS_SPACE = 1 << 64
 
 
@@ -193,7 +203,7 @@ class Request(NamedTuple):
             raise ProtocolError(f"REQUEST has flags {flags:#x}, epoch {epoch} and reserved field {reserved:#x}")
         inline_end = _REQUEST.size + inline_len
         segments_at = inline_end + -inline_len % 8
-        _expect_size("REQUEST", payload, segments_at + count * _SEGMENT_SIZE)
+        _expect_size("REQUEST", payload, segments_at + count * _SEGMENT.size)
         if any(payload[inline_end:segments_at]):
             raise ProtocolError("REQUEST has padding that is not zero")
         segments = struct.unpack_from(f"<{2 * count}Q", payload, segments_at)

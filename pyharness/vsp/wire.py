@@ -6,21 +6,35 @@ And the packet of VMBus in which they say it, for hosts that get that wrong too.
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from pyharness.vsp.layout import Layout
+
 REQUEST_VERSION = 0
-REQUEST_SIZE = 56
-COMPLETION_SIZE = 12
-DESCRIPTOR_SIZE = 16
 
 AZURE_BLOB_CLASS = UUID("0590b792-db64-45cc-81db-b8d70c577c9e")
 
-_REQUEST = struct.Struct("<10I16s")
-_COMPLETION = struct.Struct("<3I")
-_DESCRIPTOR = struct.Struct("<4HQ")
+_REQUEST = Layout(
+    "az_blob_wire_request",
+    "I version",
+    "I timeout_ms",
+    "I data_offset",
+    "I data_len",
+    "I data_valid",
+    "I operation",
+    "I request_offset",
+    "I request_len",
+    "I response_offset",
+    "I response_len",
+    "16s guid",
+)
+_COMPLETION = Layout("az_blob_wire_completion", "I len", "I status", "I response_len")
+_DESCRIPTOR = Layout("vmpacket_descriptor", "H type", "H offset8", "H len8", "H flags", "Q trans_id")
+REQUEST_SIZE = _REQUEST.size
+COMPLETION_SIZE = _COMPLETION.size
+DESCRIPTOR_SIZE = _DESCRIPTOR.size
 _UNIT = 8
 """VMBus counts in units of so many bytes."""
 

@@ -18,6 +18,7 @@ from pyharness.artifacts.modules import DRIVER, build_vmbus
 from pyharness.artifacts.prepare import Prepared
 from pyharness.errors import GuestCrashed, HarnessError, TimedOut
 from pyharness.guest.host import Task
+from pyharness.judge import Judge
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.initramfs import read_module
 from pyharness.machine.vm import Machine
@@ -30,11 +31,13 @@ from tests.planted.faults import Change, plant
 COMPANION = "d4573da2-2caa-4711-a8f9-bbabf4ee9685"
 DEVICES = "/sys/bus/vmbus/devices"
 NODE_TIMEOUT_S = 60.0
+HASTY = "/run/hasty"
 HANG_S = 10.0
 """How long a rescind is waited for that is expected to hang; one that does not takes milliseconds."""
 
 IGNORING_PATCH = Path("kernel/patches/0001-Drivers-hv-vmbus-Ignore-the-Azure-Blob-device-s-VPCI.patch")
 READING_PATCH = Path("kernel/patches/0005-Drivers-hv-vmbus-Never-read-past-what-the-host-has-w.patch")
+FREEING_PATCH = Path("kernel/patches/0006-Drivers-hv-vmbus-Free-the-messages-that-nobody-handl.patch")
 CLOSING_PATCH = Path("kernel/patches/0004-Drivers-hv-vmbus-Let-a-rescind-end-the-closing-of-a-.patch")
 
 SOCKETS = {
@@ -206,6 +209,36 @@ def test_rescind_while_closing_hangs_without_the_patch(
     vmbus = vmbus_without(CLOSING_PATCH, prepared, tmp_path)
     with guest_with(config, vmbus) as machine, pytest.raises(TimedOut, match="has not released"):
         rescind_while_closing(machine, prepared, HANG_S)
+
+
+# -- offers that arrive while the guest leaves the bus
+
+
+def leave_in_haste(machine: Machine, vmbus: Path) -> None:
+    guest = machine.guest
+    guest.push(Path(__file__).with_name("hasty.py"), f"{HASTY}/hasty.py")
+    guest.module("sys").path.insert(0, HASTY)
+    guest.push(vmbus, "/run/hv_vmbus.ko")
+    guest.module("hasty").load_and_unload("/run/hv_vmbus.ko")
+
+
+@pytest.mark.kernel_has("MEM_ALLOC_PROFILING")
+def test_leaving_with_offers_under_way(machine: Machine, prepared: Prepared) -> None:
+    leave_in_haste(machine, prepared.modules.vmbus.path)
+
+
+@pytest.mark.kernel_has("MEM_ALLOC_PROFILING")
+def test_leaving_with_offers_under_way_leaks_without_the_patch(
+    config: MachineConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    """A fault of hv_vmbus in all kernels so far."""
+    devices = tuple(BlobDevice(instance, backend=False) for instance in (SERVED_DEVICE, NULL_DEVICE))
+    with Machine(replace(config, blob_devices=devices)) as machine:
+        judge = Judge(machine)
+        judge.begin("leaving in haste")
+        leave_in_haste(machine, vmbus_without(FREEING_PATCH, prepared, tmp_path))
+        with pytest.raises(GuestCrashed, match=r"vmbus_on_msg_dpc has .* allocated at module unload"):
+            judge.verdict()
 
 
 # -- a ring whose index the host has made up

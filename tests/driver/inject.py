@@ -20,6 +20,10 @@ from tests.driver.workload import DRIVER, PAGE, VMBUS_DRIVER, Memory, attempt_on
 
 MOST_ROUNDS = 2000
 
+# Each n so often in a row. Which allocation is the n-th shifts when a cache has to be refilled on the way, because the
+# allocator's and kmemleak's own objects count too: about one call in five, and hardly ever two in a row.
+_TRIES = 4
+
 # With Python's lock held for as long as a call takes, unlike ctypes.CDLL.
 libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -77,8 +81,8 @@ class _Nth:
 def _fail_each(call: Callable[[], int], settle: Callable[[int], None]) -> list[int]:
     """The errno of `call` for each n for which something failed; `settle` follows, with that errno.
 
-    Objects and user copies first: `call` makes the same ones each time, so none is left out. Pages count in a second
-    pass: which of the objects needs a new page differs, and so does what is the n-th.
+    Objects and user copies first, of which `call` makes the same ones each time. Pages count in a second pass: which of
+    the objects needs a new page differs, and so does what is the n-th.
 
     Raises AssertionError when `call` fails with nothing injected: a failure before has broken something.
     """
@@ -89,18 +93,25 @@ def _fail_each(call: Callable[[], int], settle: Callable[[int], None]) -> list[i
     return errnos
 
 
-def _fail_each_counted(call: Callable[[], int], settle: Callable[[int], None], first: int = 1) -> list[int]:
+def _fail_each_counted(
+    call: Callable[[], int], settle: Callable[[int], None], first: int = 1, tries: int = _TRIES
+) -> list[int]:
     nth = _Nth()
     errnos: list[int] = []
     for n in range(first, MOST_ROUNDS):
-        nth.arm(n)
-        error = call()
-        left = nth.left()
-        settle(error)
-        if left:
-            assert error == 0, f"with nothing injected: {os.strerror(error)}"
+        failed = False
+        for _ in range(tries):
+            nth.arm(n)
+            error = call()
+            left = nth.left()
+            settle(error)
+            if left:
+                assert error == 0, f"with nothing injected: {os.strerror(error)}"
+            else:
+                failed = True
+                errnos.append(error)
+        if not failed:
             return errnos
-        errnos.append(error)
     raise AssertionError(f"something fails still in round {MOST_ROUNDS}")
 
 
@@ -240,7 +251,8 @@ def fail_load(module: str, devices: int) -> list[int]:
     assert call() == 0
     count = MOST_ROUNDS - nth.left()
     settle(0)
-    errnos = _fail_each_counted(call, settle, first=max(1, count - _LAST_OF_LOAD))
+    # Each step of the registration makes several allocations, so one that is left out does not matter.
+    errnos = _fail_each_counted(call, settle, first=max(1, count - _LAST_OF_LOAD), tries=1)
     os.close(file)
     for override in overrides:
         override.write_text("\n")

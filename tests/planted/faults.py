@@ -47,12 +47,12 @@ class ChangeDoesNotApply(Exception):
     """The driver's text has moved on: the fault would not be planted, and its test would say nothing."""
 
 
-def plant(changes: tuple[Change, ...], root: Path) -> Path:
-    """Copy the driver and the patches below `root` and change them.
+def plant(changes: tuple[Change, ...], root: Path, parts: tuple[str, ...] = ("kernel", "uapi")) -> Path:
+    """Copy the driver and the patches, or other parts of the tree, below `root` and change them.
 
     Raises ChangeDoesNotApply unless each text occurs just once.
     """
-    for part in ("kernel", "uapi"):
+    for part in parts:
         shutil.copytree(repository.ROOT / part, root / part)
     for change in changes:
         text = (root / change.file).read_text()

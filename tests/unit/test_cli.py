@@ -52,6 +52,28 @@ def one_line(captured: str) -> str:
     return lines[-2]
 
 
+def test_reader_that_goes_away_is_told_nothing() -> None:
+    """`pyharness ... | true`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyharness", "kernels"], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (Exit.HARNESS, b"")
+
+
+def test_another_broken_pipe_is_a_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as one that a call in the guest has raised."""
+
+    def broken(_args: Namespace) -> Exit:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(clean, "execute", broken)
+    assert cli.main(["clean"]) == Exit.HARNESS
+    assert "BrokenPipeError" in one_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("command", [row.name for row in cli.SUBCOMMANDS])
 def test_every_subcommand_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The Python frames against the C header that the QEMU device is built from."""
+"""What Python packs, found where C looks for it: each value in the field of its name.
+
+That both have the same structs is `test_abi_planted`'s; this is about the order of the arguments.
+"""
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 import pytest
 
+from pyharness import repository
+from pyharness.abi import mirror
+from pyharness.abi.header import compile_header
+from pyharness.abi.model import Struct
+from pyharness.abi.sources import QEMU, WIRE
 from pyharness.vsp import frames
 from pyharness.vsp.frames import Attach, Channel, FrameType, Hello, Packet, Region, Request
-from pyharness.vsp.wire import Completion, Status
-
-HEADER = Path(__file__).parents[2] / "qemu/src/include/hw/hyperv/azure-blob-backend.h"
+from pyharness.vsp.wire import Completion, Descriptor, RequestHeader
 
 HELLO = Hello(
     UUID("a1a2a3a4-b1b2-c1c2-d1d2-e1e2e3e4e5e6"), True, 13, (Region(0x1111, 0x2222, 0x3333, 12, True),)
 ).pack()
 REQUEST = Request(0x0102030405060708, 0x1112, True, bytes(0x41), (0xAAAA, 0xBBBB, 0xCCCC, 0xDDDD), 0x2122).pack()
 PACKET = Packet(0x0807060504030201, 0x3132, b"payload", True, 0x4142).pack()
-
-CONSTANTS = {
-    "AZURE_BLOB_PROTOCOL_VERSION": frames.PROTOCOL_VERSION,
-    "AZURE_BLOB_FRAME_MAGIC": frames.MAGIC,
-    "AZURE_BLOB_MAX_PAYLOAD": frames.MAX_PAYLOAD,
-    "AZURE_BLOB_MAX_FDS": frames.MAX_FDS,
-    "AZURE_BLOB_MAX_PACKET_PAYLOAD": frames.MAX_PACKET_PAYLOAD,
-    "AZURE_BLOB_MAX_IN_FLIGHT": frames.MAX_IN_FLIGHT,
-    "AZURE_BLOB_FLAG_WANTS_COMPLETION": frames.FLAG_WANTS_COMPLETION,
-    "AZURE_BLOB_FLAG_RAW": frames.FLAG_RAW,
-    "AZURE_BLOB_STATUS_DISCONNECTED": Status.CONNECTION_DISCONNECTED,
-    **{f"AZURE_BLOB_FRAME_{member.name}": member.value for member in FrameType},
-}
 
 
 class Mirror(NamedTuple):
@@ -92,56 +83,58 @@ MIRRORS = [
         Completion(length=12, error=0xC000020C, response_len=34).pack(),
         {"length": 12, "error": 0xC000020C, "response_len": 34},
     ),
+    Mirror(
+        "az_blob_wire_request",
+        RequestHeader(0, 11, 22, 33, 44, 0x100, 55, 66, 77, 88, bytes(range(16))).pack(),
+        {
+            "version": 0,
+            "timeout_ms": 11,
+            "data_offset": 22,
+            "data_len": 33,
+            "data_valid": 44,
+            "operation": 0x100,
+            "request_offset": 55,
+            "request_len": 66,
+            "response_offset": 77,
+            "response_len": 88,
+            "guid": bytes(range(16)),
+        },
+    ),
+    Mirror(
+        "az_blob_wire_completion",
+        Completion(length=12, error=0xC000020C, response_len=34).pack(),
+        {"len": 12, "status": 0xC000020C, "response_len": 34},
+    ),
+    Mirror(
+        "vmpacket_descriptor",
+        Descriptor(packet_type=1, offset8=2, len8=3, flags=4, transaction_id=5).pack(),
+        {"type": 1, "offset8": 2, "len8": 3, "flags": 4, "trans_id": 5},
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
-def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, ...]]:
-    """Constants as (value,), structs as (size,), fields as (offset, size), as the compiler sees them."""
-    directory = tmp_path_factory.mktemp("header")
-    lines = [f'printf("{name} %llu\\n", (unsigned long long){name});' for name in CONSTANTS]
-    for mirror in MIRRORS:
-        lines.append(f'printf("{mirror.struct} %zu\\n", sizeof({mirror.struct}));')
-        lines += [
-            f'printf("{mirror.struct}.{field} %zu %zu\\n", '
-            f"offsetof({mirror.struct}, {field}), sizeof((({mirror.struct} *)0)->{field}));"
-            for field in mirror.fields
-        ]
-    source = directory / "header.c"
-    source.write_text(
-        f'#include "{HEADER}"\n#include <stddef.h>\n#include <stdio.h>\nint main(void)\n{{\n'
-        + "\n".join(lines)
-        + "\n}\n"
-    )
-    program = directory / "header"
-    subprocess.run(["gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", source, "-o", program], check=True)
-    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    return {name: tuple(map(int, numbers)) for name, *numbers in map(str.split, printed.splitlines())}
+def structs() -> dict[str, Struct]:
+    """Those of QEMU's header as the compiler has them, and those of the wire, which the driver's are compared with."""
+    compiled = compile_header(repository.ROOT / QEMU, 64).structs
+    return {**mirror.load(repository.ROOT / WIRE).structs, **compiled}
 
 
-@pytest.mark.parametrize("name", CONSTANTS)
-def test_constant(header: dict[str, tuple[int, ...]], name: str) -> None:
-    assert header[name] == (CONSTANTS[name],)
+@pytest.mark.parametrize("mirrored", MIRRORS, ids=[mirrored.struct for mirrored in MIRRORS])
+def test_each_value_is_in_its_field(structs: dict[str, Struct], mirrored: Mirror) -> None:
+    for field in structs[mirrored.struct].fields:
+        expected = mirrored.fields[field.name]
+        found = mirrored.packed[field.offset : field.offset + field.size]
+        assert found == (expected if isinstance(expected, bytes) else expected.to_bytes(field.size, "little")), field
 
 
-@pytest.mark.parametrize("mirror", MIRRORS, ids=[mirror.struct for mirror in MIRRORS])
-def test_struct(header: dict[str, tuple[int, ...]], mirror: Mirror) -> None:
-    for field, expected in mirror.fields.items():
-        offset, size = header[f"{mirror.struct}.{field}"]
-        found = mirror.packed[offset : offset + size]
-        assert found == (expected if isinstance(expected, bytes) else expected.to_bytes(size, "little")), field
+def test_every_struct_is_here(structs: dict[str, Struct]) -> None:
+    assert structs.keys() == {mirrored.struct for mirrored in MIRRORS}
 
 
-@pytest.mark.parametrize("mirror", MIRRORS, ids=[mirror.struct for mirror in MIRRORS])
-def test_no_field_is_left_out(header: dict[str, tuple[int, ...]], mirror: Mirror) -> None:
-    covered = sum(header[f"{mirror.struct}.{field}"][1] for field in mirror.fields)
-    assert header[mirror.struct] == (covered,)
-
-
-def test_variable_parts_follow_the_structs(header: dict[str, tuple[int, ...]]) -> None:
-    (hello,), (region,) = header["AzureBlobHello"], header["AzureBlobRegion"]
-    (request,), (segment,) = header["AzureBlobRequest"], header["AzureBlobSegment"]
-    (packet,) = header["AzureBlobPacket"]
+def test_variable_parts_follow_the_structs(structs: dict[str, Struct]) -> None:
+    hello, region = structs["AzureBlobHello"].size, structs["AzureBlobRegion"].size
+    request, segment = structs["AzureBlobRequest"].size, structs["AzureBlobSegment"].size
     assert len(HELLO) == hello + region
     assert len(REQUEST) == request + 0x48 + 2 * segment
-    assert PACKET[packet:] == b"payload"
+    assert PACKET[structs["AzureBlobPacket"].size :] == b"payload"
