@@ -103,6 +103,7 @@ def _write(args: argparse.Namespace) -> int:
     for mail in mails:
         print(mail)
     print(output / MBOX)
+    progress.line(f"send it with   git send-email {output}/*.patch")
     return Exit.OK
 
 
@@ -124,7 +125,8 @@ def _check(args: argparse.Namespace) -> int:
         return Exit.FAILED
     built: dict[str, Modules] = {}
     for name in kernels:
-        kernel = ensure_kernel(name, cache, progress)
+        with progress.stage(f"kernel {name}"):
+            kernel = ensure_kernel(name, cache, progress)
         serieses = [make(one, named_target(name, cache, progress), PROBE, root) for one in (DRIVER, FIXES)]
         try:
             with progress.stage(f"building in the tree of {name}"):

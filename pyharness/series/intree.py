@@ -24,7 +24,6 @@ from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.checks.finding import Finding
 from pyharness.errors import CheckFailed, HarnessError
 from pyharness.progress import Progress
-from pyharness.series.compose import Composed
 from pyharness.series.gate import State, source_line, states
 from pyharness.series.make import Series
 
@@ -212,7 +211,7 @@ def _build(tree: _Tree, serieses: Sequence[Series]) -> list[Finding]:
             tree.put(state)
             touched = _touched(trail[number - 1], state)
             if f"{_WHERE}/Kconfig" in touched:
-                if way == "m" and (wrong := _kconfig(tree)):
+                if way == "m" and (wrong := _kconfig(tree, state)):
                     return wrong
                 tree.configure({tree.vmbus_option: way, _OPTION: way})
             if targets := _targets(touched):
@@ -244,15 +243,13 @@ def _targets(touched: set[str]) -> list[str]:
 
 def _finding(match: re.Match[str], trail: Sequence[State]) -> Finding:
     """Where in our sources the compiler objects to."""
-    last = trail[-1].patch
     groups = match.groupdict()
     file, line, text = groups.get("file") or "", int(groups.get("line") or 0), groups["text"]
     patches = [state.patch for state in trail if state.patch]
     owner = next((patch for patch in patches if file in patch.sources), None)
     if owner:
         return Finding(owner.sources[file], source_line(owner, file, line), text, "build")
-    assert isinstance(last, Composed)
-    return Finding(last.plan.origin, 0, f"{file}:{line}: {text}" if file else text, "build")
+    return Finding(patches[-1].plan.origin, 0, f"{file}:{line}: {text}" if file else text, "build")
 
 
 def _headers(tree: _Tree, state: State) -> list[Finding]:
@@ -269,8 +266,9 @@ def _headers(tree: _Tree, state: State) -> list[Finding]:
     return found
 
 
-def _kconfig(tree: _Tree) -> list[Finding]:
-    """Whether the driver's option depends on what it needs."""
+def _kconfig(tree: _Tree, state: State) -> list[Finding]:
+    """Whether the driver's option, which `state` has brought, depends on what it needs."""
+    assert state.patch
     found = []
     file = ".config.series"
     for asked, becomes in _KCONFIG:
@@ -279,9 +277,8 @@ def _kconfig(tree: _Tree) -> list[Finding]:
         tree.configure(options, file)
         if (got := tree.value(_OPTION, file)) != becomes:
             wish = ", ".join(f"{option}={value}" for option, value in options.items())
-            found.append(
-                Finding("kernel/series/driver.toml", 0, f"{wish} gives {_OPTION}={got}, not {becomes}", "Kconfig")
-            )
+            message = f"{wish} gives {_OPTION}={got}, not {becomes}"
+            found.append(Finding(state.patch.plan.origin, 0, message, "Kconfig"))
     return found
 
 
