@@ -33,6 +33,8 @@ _OPTION = "HV_AZURE_BLOB"
 _DIAGNOSTIC = re.compile(
     r"(?P<file>[\w./-]+\.[ch]):(?P<line>\d+):(?:\d+:)? (?:fatal )?(?P<kind>error|warning): (?P<text>.*)"
 )
+# Other modules' warnings are the tree's own.
+_MODPOST = re.compile(rf"(?P<kind>ERROR|WARNING)(?P<file>): (?P<text>modpost: .*{DRIVER}.*)")
 
 # What the driver's option becomes when it, hv_vmbus and the network are asked for.
 _KCONFIG = (
@@ -183,12 +185,9 @@ class _Tree:
         found: list[re.Match[str]] = []
 
         def hear(line: str) -> None:
-            line = line.replace(f"{self.top}/", "")
-            match = _DIAGNOSTIC.search(line)
-            if match is None and "modpost:" in line and re.search(r"ERROR|WARNING", line):
-                match = re.search(r"(?P<kind>ERROR|WARNING): (?P<text>modpost: .*)", line)
-            if match and (known := re.sub(r"\d+", "", match[0])) not in self.said:
-                self.said.append(known)
+            match = _DIAGNOSTIC.search(line.replace(f"{self.top}/", "")) or _MODPOST.search(line)
+            if match and (said := re.sub(r"\d+", "", f"{Path(match['file']).name}: {match['text']}")) not in self.said:
+                self.said.append(said)
                 found.append(match)
 
         try:
@@ -243,8 +242,7 @@ def _targets(touched: set[str]) -> list[str]:
 
 def _finding(match: re.Match[str], trail: Sequence[State]) -> Finding:
     """Where in our sources the compiler objects to."""
-    groups = match.groupdict()
-    file, line, text = groups.get("file") or "", int(groups.get("line") or 0), groups["text"]
+    file, line, text = match["file"], int(match.groupdict().get("line") or 0), match["text"]
     patches = [state.patch for state in trail if state.patch]
     owner = next((patch for patch in patches if file in patch.sources), None)
     if owner:
