@@ -288,9 +288,19 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         (["--kernel-dir", "."], "is no Linux source tree"),
         (["--check", "--fixes"], "--fixes is of no use"),
         (["--check", "--kernel", "nine"], "there is no kernel 'nine'"),
+        (["--version", "0"], "argument --version: invalid"),
     ],
 )
 def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     author = [] if "--check" in arguments else ["--author", str(SENDER)]
-    assert cli.main(["series", *author, *arguments]) == Exit.USAGE
+    try:
+        code = cli.main(["series", *author, *arguments])
+    except SystemExit as ended:  # by argparse
+        code = int(str(ended.code))
+    assert code == Exit.USAGE
     assert said in capsys.readouterr().err
+
+
+def test_modules_are_for_one_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["test", "--modules", str(tmp_path)]) == Exit.USAGE
+    assert "--modules is for one kernel" in capsys.readouterr().err
