@@ -101,20 +101,22 @@ def build_vmbus(kernel: Kernel, cache: Cache, progress: Progress, root: Path | N
 def given_modules(directory: Path, cache: Cache) -> Modules:
     """Modules that were made elsewhere: NAME.ko of each, with its DWARF or with NAME.debug.ko beside it.
 
-    Raises UsageError when there are none.
+    `sources`, if it is there too, is the tree that the names in the DWARF are relative to. Raises UsageError when there
+    are no modules.
     """
     found = {}
     for name in (VMBUS, DRIVER):
         files = [path for path in (directory / f"{name}.debug.ko", directory / f"{name}.ko") if path.is_file()]
         if not files:
             raise UsageError(f"{directory} has no {name}.ko", mend="name the directory in which the modules were built")
-        found[name] = _given(name, files[0], cache)
+        found[name] = _given(name, files[0], directory / "sources", cache)
     return Modules(found[VMBUS], found[DRIVER])
 
 
-def _given(name: str, file: Path, cache: Cache) -> Module:
+def _given(name: str, file: Path, sources: Path, cache: Cache) -> Module:
     def take(directory: Path) -> None:
-        (directory / "sources").mkdir()
+        if sources.is_dir():
+            shutil.copytree(sources, directory / "sources")
         shutil.copyfile(file, directory / f"{name}.debug.ko")
         run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", file])
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS, ensure_kernel
-from pyharness.artifacts.modules import Modules
 from pyharness.errors import Exit, UsageError
 from pyharness.progress import Progress
 from pyharness.series.gate import PROBE, findings
@@ -123,7 +122,7 @@ def _check(args: argparse.Namespace) -> int:
     _tell("applies, style, maintainers", found)
     if found:
         return Exit.FAILED
-    built: dict[str, Modules] = {}
+    built: dict[str, Path] = {}
     for name in kernels:
         with progress.stage(f"kernel {name}"):
             kernel = ensure_kernel(name, cache, progress)
@@ -145,7 +144,7 @@ def _tell(what: str, found: Sequence[object]) -> None:
         print(f"      {finding}", flush=True)
 
 
-def _boot(built: dict[str, Modules], cache: Cache, progress: Progress) -> int:
+def _boot(built: dict[str, Path], cache: Cache, progress: Progress) -> int:
     """Run the driver's tests on what was built."""
     # pytest and what the guests need take a while to load, and a failed build has no use for them.
     from pyharness.report.session import Session

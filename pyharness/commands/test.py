@@ -16,7 +16,6 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice
-from pyharness.artifacts.modules import Modules, given_modules
 from pyharness.commands import options
 from pyharness.errors import Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
@@ -98,8 +97,7 @@ def prepare_session(
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     try:
         _check_names(choices)
-        own = given_modules(modules, cache) if modules else None
-        subjects = _prepared(choices, recorder, cache, progress, keep_going, own)
+        subjects = _prepared(choices, recorder, cache, progress, keep_going, modules)
     except HarnessError as error:
         if report:
             recorder.problems[:] = [Fault.of(error)]
@@ -126,7 +124,7 @@ def _prepared(
     cache: Cache,
     progress: Progress,
     keep_going: bool,
-    own_modules: Modules | None,
+    own_modules: Path | None,
 ) -> list[Subject]:
     subjects: list[Subject] = []
     failed: list[HarnessError] = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.kernels.source import Source
-from pyharness.artifacts.modules import DRIVER, VMBUS, Module, Modules, path_mapping
+from pyharness.artifacts.modules import DRIVER, VMBUS, path_mapping
 from pyharness.artifacts.patches import lay_over
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.checks.finding import Finding
@@ -59,12 +59,10 @@ class DoesNotBuild(CheckFailed):
         self.findings = tuple(findings)
 
 
-def build_in_tree(
-    kernel: Kernel, source: Source, serieses: Sequence[Series], cache: Cache, progress: Progress
-) -> Modules:
-    """Both modules, from `kernel`'s tree with all of `serieses` applied, built after each patch and in each way.
+def build_in_tree(kernel: Kernel, source: Source, serieses: Sequence[Series], cache: Cache, progress: Progress) -> Path:
+    """A directory with both modules and their sources, from `kernel`'s tree with all of `serieses` applied.
 
-    The tree stays prepared in the cache, and so do the modules of the same patches. Raises DoesNotBuild for a warning
+    It is built after each patch, in each way. The tree stays prepared in the cache, and so do the modules of the same patches. Raises DoesNotBuild for a warning
     or an error that the tree does not give without the series, HarnessError when the tree itself does not build.
     """
     if kernel.version != source.package.version:
@@ -87,12 +85,7 @@ def build_in_tree(
             _take(tree.top, directory)
 
     key = key_of(_RECIPE, kernel.key, source.key, compiler, *mails)
-    entry = cache.build("series", key, build, needs=GIB, progress=progress)
-    vmbus, driver = (
-        Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
-        for name in (VMBUS, DRIVER)
-    )
-    return Modules(vmbus, driver)
+    return cache.build("series", key, build, needs=GIB, progress=progress)
 
 
 @dataclass
@@ -282,9 +275,7 @@ def _kconfig(tree: _Tree, state: State) -> list[Finding]:
 
 def _take(top: Path, directory: Path) -> None:
     for name in (VMBUS, DRIVER):
-        built = Path(shutil.copyfile(top.parent / f"{name}.ko", directory / f"{name}.debug.ko"))
-        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", built])
+        shutil.copyfile(top.parent / f"{name}.ko", directory / f"{name}.ko")
+    (directory / "sources" / _WHERE).mkdir(parents=True)
     for path in (top / _WHERE).glob("*.[ch]"):
-        copy = directory / "sources" / _WHERE / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        shutil.copyfile(path, directory / "sources" / _WHERE / path.name)
