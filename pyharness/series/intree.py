@@ -62,8 +62,9 @@ class DoesNotBuild(CheckFailed):
 def build_in_tree(kernel: Kernel, source: Source, serieses: Sequence[Series], cache: Cache, progress: Progress) -> Path:
     """A directory with both modules and their sources, from `kernel`'s tree with all of `serieses` applied.
 
-    It is built after each patch, in each way. The tree stays prepared in the cache, and so do the modules of the same patches. Raises DoesNotBuild for a warning
-    or an error that the tree does not give without the series, HarnessError when the tree itself does not build.
+    It is built after each patch, in each way. The tree stays prepared in the cache, and so do the modules of the same
+    patches. Raises DoesNotBuild for a warning or an error that the tree does not give without the series, HarnessError
+    when the tree itself does not build.
     """
     if kernel.version != source.package.version:
         raise HarnessError(
