@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What kernels older than the newest lack, so that the driver need not know.
- * A driver in the kernel's tree goes without this file.
+ * In the tree of a kernel that has all of it, the driver goes without this file.
  */
 #ifndef _HV_AZURE_BLOB_COMPAT_H
 #define _HV_AZURE_BLOB_COMPAT_H

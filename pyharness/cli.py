@@ -35,6 +35,7 @@ SUBCOMMANDS = (
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
     Subcommand("check", "static checks: style, licences, static analysis, the interface to user space"),
     Subcommand("abi", "the ABI as all its sources have it, whether they agree, and what is recorded of it"),
+    Subcommand("series", "the driver as patches for a kernel tree, and the gate that they must pass"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
     Subcommand("shell", "an interactive guest with hv_vmbus, the driver and the VSP loaded"),

@@ -15,7 +15,7 @@ from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.patches import apply_patches, is_applied, touched_by
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
-from pyharness.errors import CheckFailed
+from pyharness.errors import CheckFailed, UsageError
 from pyharness.progress import Progress
 
 VMBUS = "hv_vmbus"
@@ -107,6 +107,33 @@ def lay_out_vmbus(kernel: Kernel, root: Path, stage: Path) -> None:
 
 def _vmbus_patches(root: Path) -> list[Path]:
     return sorted((root / "kernel" / "patches").glob("*.patch"))
+
+
+def given_modules(directory: Path, cache: Cache) -> Modules:
+    """Modules that were made elsewhere: NAME.ko of each, with its DWARF or with NAME.debug.ko beside it.
+
+    `sources`, if it is there too, is the tree that the names in the DWARF are relative to. Raises UsageError when there
+    are no modules.
+    """
+    found = {}
+    for name in (VMBUS, DRIVER):
+        files = [path for path in (directory / f"{name}.debug.ko", directory / f"{name}.ko") if path.is_file()]
+        if not files:
+            raise UsageError(f"{directory} has no {name}.ko", mend="name the directory in which the modules were built")
+        found[name] = _given(name, files[0], directory / "sources", cache)
+    return Modules(found[VMBUS], found[DRIVER])
+
+
+def _given(name: str, file: Path, sources: Path, cache: Cache) -> Module:
+    def take(directory: Path) -> None:
+        if sources.is_dir():
+            shutil.copytree(sources, directory / "sources")
+        shutil.copyfile(file, directory / f"{name}.debug.ko")
+        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", file])
+
+    key = key_of(_RECIPE, name, files={name: file})
+    entry = cache.build("module", key, take, needs=_DISK_NEEDED)
+    return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
 
 
 def _sources(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import Kernel, KernelChoice, ensure_kernel
-from pyharness.artifacts.modules import Modules, build_modules
+from pyharness.artifacts.modules import Modules, build_modules, given_modules
 from pyharness.artifacts.qemu import Qemu, ensure_qemu, examine_qemu
 from pyharness.artifacts.rootimage import RootImage, ensure_root_image
 from pyharness.progress import Progress
@@ -30,16 +30,26 @@ class Prepared:
         return self.building.result()
 
 
-def prepare(kernel: KernelChoice, cache: Cache, progress: Progress, own_qemu: Path | None = None) -> Prepared:
+def prepare(
+    kernel: KernelChoice,
+    cache: Cache,
+    progress: Progress,
+    own_qemu: Path | None = None,
+    own_modules: Path | None = None,
+) -> Prepared:
     """Build what is not cached; the modules in the background.
 
-    `own_qemu` is a binary of the user's to take instead of building one. Raises what the parts raise.
+    `own_qemu` is a binary of the user's to take instead of building one, `own_modules` a directory with modules. Raises
+    what the parts raise.
     """
     own = examine_qemu(own_qemu) if own_qemu else None
+    given = given_modules(own_modules, cache) if own_modules else None
     with progress.stage("kernel"):
         chosen = ensure_kernel(kernel, cache, progress)
 
     def build() -> Modules:
+        if given:
+            return given
         with progress.stage("modules"):
             return build_modules(chosen, cache, progress)
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from pyharness.checks import ci, compiled, licences, python, style, uapi
+from pyharness.checks import ci, compiled, licences, python, series, style, uapi
 from pyharness.checks.check import Check
 
 CHECKS: tuple[Check, ...] = (
     # What takes longest is first: it starts first.
     *compiled.CHECKS,
+    *series.CHECKS,
     *python.CHECKS,
     *style.CHECKS,
     *licences.CHECKS,

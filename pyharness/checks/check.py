@@ -24,12 +24,14 @@ class Uses(Enum):
     KERNELS = "kernels"
     CHECKERS = "checkers"
     QEMU_CHECKPATCH = "qemu checkpatch"
+    SOURCES = "sources"
 
 
 _KEYS: dict[Uses, Callable[[Context], str]] = {
     Uses.KERNEL: lambda context: context.artifacts.kernel.key,
     Uses.KERNELS: lambda context: " ".join(kernel.key for kernel in context.artifacts.kernels),
     Uses.CHECKERS: lambda context: context.artifacts.checkers.key,
+    Uses.SOURCES: lambda context: " ".join(f"{tree.name} {tree.base}" for tree in context.artifacts.sources),
     Uses.QEMU_CHECKPATCH: lambda context: context.artifacts.qemu_checkpatch.parent.name,
 }
 

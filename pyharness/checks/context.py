@@ -18,6 +18,7 @@ from pyharness.artifacts.qemu import ensure_qemu_checkpatch
 from pyharness.checks.tools import Output, Runner, environment
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
+from pyharness.series.target import SERIES_KERNELS, Target, named_target
 
 
 class Artifacts:
@@ -48,6 +49,11 @@ class Artifacts:
         spec = KERNELS[DEFAULT_KERNEL]
         assert isinstance(spec, DebianKernel)
         return ensure_checkers(self.kernel, spec, self.cache, self.progress)
+
+    @cached_property
+    def sources(self) -> list[Target]:
+        """The trees that the series are for. Raises as `named_target`."""
+        return [named_target(name, self.cache, self.progress) for name in SERIES_KERNELS]
 
     @cached_property
     def qemu_checkpatch(self) -> Path:

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {DEFAULT_KERNEL} and {DEBUG_KERNEL})",
     )
     options.add_kernel_tree(parser, parser)
+    parser.add_argument(
+        "--modules",
+        type=Path,
+        metavar="DIR",
+        help="test the hv_vmbus.ko and hv_azure_blob.ko of this directory, made for the one kernel that is named",
+    )
     add_session_arguments(parser)
 
 
@@ -70,12 +76,17 @@ def execute(args: argparse.Namespace) -> int:
     """Run the suite on the chosen kernels."""
     tree = options.chosen_tree(args)
     choices: list[KernelChoice] = [*args.kernel, *([tree] if tree else [])]
-    return prepare_session(choices or [DEFAULT_KERNEL, DEBUG_KERNEL], args).run()
+    if args.modules and len(choices) != 1:
+        raise UsageError("--modules is for one kernel", mend="name the kernel that they were made for")
+    return prepare_session(choices or [DEFAULT_KERNEL, DEBUG_KERNEL], args, modules=args.modules).run()
 
 
-def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, keep_going: bool = False) -> Session:
+def prepare_session(
+    choices: Sequence[KernelChoice], args: argparse.Namespace, keep_going: bool = False, modules: Path | None = None
+) -> Session:
     """Prepare the kernels and say what the session runs with; `args` are those of `add_session_arguments`.
 
+    `modules` is a directory with modules to test instead of building them.
     Raises UsageError for a kernel that does not exist, and for a report directory that cannot be written, before
     anything is done; and what `prepare` raises, unless `keep_going`: then the session fails, and runs on the others.
     """
@@ -86,7 +97,7 @@ def prepare_session(choices: Sequence[KernelChoice], args: argparse.Namespace, k
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     try:
         _check_names(choices)
-        subjects = _prepared(choices, recorder, cache, progress, keep_going)
+        subjects = _prepared(choices, recorder, cache, progress, keep_going, modules)
     except HarnessError as error:
         if report:
             recorder.problems[:] = [Fault.of(error)]
@@ -108,14 +119,19 @@ def _check_names(choices: Sequence[KernelChoice]) -> None:
 
 
 def _prepared(
-    choices: Sequence[KernelChoice], recorder: Recorder, cache: Cache, progress: Progress, keep_going: bool
+    choices: Sequence[KernelChoice],
+    recorder: Recorder,
+    cache: Cache,
+    progress: Progress,
+    keep_going: bool,
+    own_modules: Path | None,
 ) -> list[Subject]:
     subjects: list[Subject] = []
     failed: list[HarnessError] = []
     for choice in choices:
         progress.line(f"preparing      {arguments_for(choice)[1]}")
         try:
-            subject = subject_of(choice, cache, progress)
+            subject = subject_of(choice, cache, progress, own_modules)
         except HarnessError as error:
             if not keep_going or error.exit_code is Exit.USAGE:
                 raise

@@ -54,11 +54,12 @@ def arguments_for(choice: KernelChoice) -> tuple[str, ...]:
     return ("--kernel-dir", str(choice.directory.resolve()), *configs)
 
 
-def subject_of(choice: KernelChoice, cache: Cache, progress: Progress) -> Subject:
+def subject_of(choice: KernelChoice, cache: Cache, progress: Progress, own_modules: Path | None = None) -> Subject:
     """Build or fetch what is missing for this kernel. Raises what `prepare` raises."""
-    prepared = prepare(choice, cache, progress)
+    prepared = prepare(choice, cache, progress, own_modules=own_modules)
     prepared.building.result()
-    return Subject(prepared, arguments_for(choice))
+    given = ("--modules", str(own_modules.resolve())) if own_modules else ()
+    return Subject(prepared, (*arguments_for(choice), *given))
 
 
 class Subjects:

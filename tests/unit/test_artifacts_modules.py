@@ -11,7 +11,7 @@ import pytest
 from pyharness import repository as checkout
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS, Kernel, ensure_kernel
-from pyharness.artifacts.modules import build_modules
+from pyharness.artifacts.modules import build_modules, given_modules
 from pyharness.errors import CheckFailed, HarnessError, UsageError
 from pyharness.progress import Progress
 
@@ -121,3 +121,19 @@ def test_an_unknown_kernel_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no kernel") as caught:
         ensure_kernel("debian-2.4", Cache(tmp_path), Progress(stream=io.StringIO()))
     assert all(name in caught.value.mend for name in KERNELS)
+
+
+def test_modules_that_were_made_elsewhere(tmp_path: Path, repository: Path, kernel: Kernel) -> None:
+    cache = Cache(tmp_path / "cache")
+    built = build_modules(kernel, cache, Progress(stream=io.StringIO()))
+    made = tmp_path / "made"
+    made.mkdir()
+    with pytest.raises(UsageError, match=r"made has no hv_vmbus\.ko"):
+        given_modules(made, cache)
+    for module in (built.vmbus, built.driver):
+        (made / f"{module.name}.ko").write_bytes(module.debug.read_bytes())
+    given = given_modules(made, cache)
+    for one, other in ((given.vmbus, built.vmbus), (given.driver, built.driver)):
+        assert one.path.read_bytes() == other.path.read_bytes()
+        assert one.debug.read_bytes() == other.debug.read_bytes()
+        assert one.hash != other.hash

@@ -27,6 +27,7 @@ FREEING_PATCH = "kernel/patches/0003-Drivers-hv-vmbus-Free-the-per-CPU-contexts.
 DEVICE = "qemu/src/hw/hyperv/hv-azure-blob.c"
 QEMU_PATCH = "qemu/patches/0005-tcg-let-another-cpu-run-at-a-pause.patch"
 MODULE = "pyharness/repository.py"
+PLAN = "kernel/series/driver.toml"
 MIRROR = "pyharness/client/abi.py"
 WORKFLOW = ".github/workflows/ci.yml"
 HOOKS = ".pre-commit-config.yaml"
@@ -85,6 +86,18 @@ FAULTS: tuple[tuple[str, tuple[Fault, ...]], ...] = (
                 '("timeout", ctypes.c_uint16)',
                 '("timeout", ctypes.c_uint16)',
                 "az_blob_request_sync.timeout: type u32 in",
+            ),
+        ),
+    ),
+    (
+        "series",
+        (
+            Fault(
+                PLAN,
+                "^Hyper-V/Azure CORE AND DRIVERS$",
+                "^HYPERVISOR VIRTUAL CONSOLE DRIVER$",
+                "",
+                "[MAINTAINERS_ORDER]",
             ),
         ),
     ),

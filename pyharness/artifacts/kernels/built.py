@@ -92,7 +92,7 @@ def ensure_source_kernel(name: str, spec: SourceKernel, cache: Cache, progress: 
         make = partial(_build_package, name, package, spec, apt, progress)
         return cache.build("kernel", _package_key(spec, package), make, needs=_DISK_NEEDED, progress=progress)
 
-    package, path = apt.fetch_newest(known, lambda: _newest(name, spec, apt), build)
+    package, path = apt.fetch_newest(known, lambda: newest_source(name, spec, apt), build)
     if package != known:
         cache.remember(f"kernel-{name}", {"name": package.name, "version": package.version})
     return load(name, path)
@@ -110,7 +110,8 @@ def _package_key(spec: SourceKernel, package: Package) -> str:
     return key_of(_RECIPE, package.name, package.version, _compiler(), files=files)
 
 
-def _newest(name: str, spec: SourceKernel, apt: Apt) -> Package:
+def newest_source(name: str, spec: SourceKernel, apt: Apt) -> Package:
+    """The newest source package that the row matches. Raises HarnessError when there is none."""
     prefix = re.match(r"[\w-]+", spec.source)
     assert prefix is not None
     names = [package for package in apt.names(prefix[0]) if re.fullmatch(spec.source, package)]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The source that a named kernel is made from: as much of it as drivers/hv is built, patched and checked with."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from pyharness.artifacts.apt import Apt, Package
+from pyharness.artifacts.cache import GIB, Cache, key_of
+from pyharness.artifacts.kernels.built import SourceKernel, newest_source
+from pyharness.artifacts.kernels.packaged import DebianKernel, PackageSet, newest_package_set
+from pyharness.artifacts.run import run
+from pyharness.progress import Progress
+
+_RECIPE = "1"  # raise it when the parts change
+_DISK_NEEDED = GIB
+
+# What the objects of drivers/hv, the tools that a build makes first, and the checkers read: an eighth of the whole.
+_PARTS = (
+    *("COPYING", "CREDITS", "Kbuild", "Kconfig", "LICENSES", "MAINTAINERS", "Makefile", "README"),
+    *("Documentation/Kconfig", "Documentation/userspace-api/ioctl", "arch/Kconfig", "arch/x86", "drivers/hv"),
+    *("include", "kernel", "scripts", "security/selinux/include", "tools", "usr/include"),
+)
+_WITHOUT = ("tools/perf", "tools/power", "tools/testing")
+# These are read for every configuration, from everywhere.
+_EVERYWHERE = ("Kconfig*", "Makefile*", "Kbuild*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source of one version; `directory` is not to be written to. `key` names its content."""
+
+    package: Package
+    key: str
+    directory: Path
+
+    def __str__(self) -> str:
+        return f"{self.package.name} {self.package.version}"
+
+
+def ensure_source(name: str, spec: DebianKernel | SourceKernel, cache: Cache, progress: Progress) -> Source:
+    """The source of a row of the kernels' table, in the version that the kernel was last resolved to.
+
+    Raises HarnessError when it cannot be fetched.
+    """
+    apt = Apt(cache, spec.release, progress)
+
+    def choose() -> Package:
+        if isinstance(spec, SourceKernel):
+            package = newest_source(name, spec, apt)
+            cache.remember(f"kernel-{name}", asdict(package))
+            return package
+        packages = newest_package_set(name, spec, apt)
+        cache.remember(f"kernel-{name}", asdict(packages))
+        return Package(packages.source, packages.version)
+
+    def build(package: Package) -> Path:
+        return cache.build("source", _key(package), partial(_unpack, package, apt, progress), needs=_DISK_NEEDED)
+
+    package, path = apt.fetch_newest(_known(name, spec, cache), choose, build)
+    return Source(package, _key(package), path)
+
+
+def _known(name: str, spec: DebianKernel | SourceKernel, cache: Cache) -> Package | None:
+    before = cache.recall(f"kernel-{name}")
+    if before is None:
+        return None
+    if isinstance(spec, SourceKernel):
+        return Package(**before)
+    packages = PackageSet(**before)
+    return Package(packages.source, packages.version)
+
+
+def _key(package: Package) -> str:
+    return key_of(_RECIPE, package.name, package.version)
+
+
+def _unpack(package: Package, apt: Apt, progress: Progress, directory: Path) -> None:
+    debs = directory / "debs"
+    debs.mkdir()
+    (deb,) = apt.download([package], debs)
+    progress.step(f"unpacking {deb.name}")
+    run(["dpkg-deb", "-x", deb, debs])
+    (archive,) = (debs / "usr/src").glob("linux-source-*.tar.xz")
+    top = archive.name.removesuffix(".tar.xz")
+    without = [f"--exclude={top}/{part}" for part in _WITHOUT]
+    members = [f"{top}/{member}" for member in (*_PARTS, *(f"*/{pattern}" for pattern in _EVERYWHERE))]
+    run(
+        ["tar", "-xf", archive, "-C", directory, "--strip-components=1", *without, "--wildcards", *members],
+        env={"XZ_DEFAULTS": "-T0"},
+    )
+    shutil.rmtree(debs)
