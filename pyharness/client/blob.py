@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from pyharness.client.device import DEFAULT_TIMEOUT_MS, BlobDevice
+from pyharness.client.http import Answer, parse_answer, request_head
 
 CHUNK_BYTES = 31 << 20
 """The largest round size that leaves room for head and response within the driver's 8192 pages."""
@@ -26,19 +27,6 @@ _MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
 
 ProgressCallback = Callable[[int, int | None], None]
 """Called with the bytes done and, where it is known, the total."""
-
-
-class Answer(NamedTuple):
-    """A parsed response head; header names are lower case."""
-
-    status: int
-    reason: str
-    headers: dict[str, str]
-
-    @property
-    def length(self) -> int:
-        """Content-Length, 0 without one."""
-        return int(self.headers.get("content-length", "0"))
 
 
 class BlobServiceError(Exception):
@@ -67,21 +55,6 @@ class Range(NamedTuple):
     length: int
     total: int
     etag: str
-
-
-def parse_answer(head: bytes) -> Answer:
-    """Raises ValueError when `head` is no HTTP/1.1 response head."""
-    status_line, _, rest = head.partition(b"\r\n")
-    version, _, outcome = status_line.decode("latin-1").partition(" ")
-    code, _, reason = outcome.partition(" ")
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdecimal() or not rest.endswith(b"\r\n"):
-        raise ValueError(f"not a response head: {head[:60]!r}")
-    headers = {}
-    for line in rest.decode("latin-1").splitlines():
-        name, _, value = line.partition(":")
-        if name:
-            headers[name.strip().lower()] = value.strip()
-    return Answer(int(code), reason, headers)
 
 
 class BlobClient:
@@ -209,8 +182,7 @@ class BlobClient:
         """One request; what the service has to say in a body goes to `room`, or to memory of its own."""
         url = quote(path) + (f"?{query}" if query else "")
         fields = {**self._headers, **(headers or {}), "Content-Length": str(len(data))}
-        lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-        head = "\r\n".join(lines).encode("latin-1")
+        head = request_head(method, url, fields.items())
         with self._device.pool.borrow(_ERROR_ROOM) as buffer:
             if room is None:
                 # An upload's body needs to be the data buffer itself: there the service finds no room for words.

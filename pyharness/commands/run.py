@@ -24,7 +24,7 @@ from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
-from pyharness.client.device import HostError
+from pyharness.client.errors import HostError
 from pyharness.commands import options
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator

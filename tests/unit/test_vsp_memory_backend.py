@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from pyharness.client.blob import Answer as HttpAnswer
-from pyharness.client.blob import parse_answer
+from pyharness.client.http import Answer as HttpAnswer
+from pyharness.client.http import parse_answer
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.http import BadHead, parse_range, parse_request_head
 from pyharness.vsp.server import VspServer
