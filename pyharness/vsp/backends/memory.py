@@ -25,22 +25,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import accumulate, count
-from uuid import uuid4
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
-from pyharness.vsp.http import (
-    BadHead,
-    RequestHead,
-    format_response_head,
-    http_date,
-    parse_range,
-    parse_request_head,
-)
+from pyharness.vsp.backends.reply import Failure, Reply, answer, check_length
+from pyharness.vsp.http import BadHead, RequestHead, http_date, parse_range, parse_request_head
 from pyharness.vsp.request import VspRequest
-from pyharness.vsp.wire import Status
 
-_API_VERSION = "2023-11-03"
 _MAX_BLOCK_ID = 64
 
 
@@ -72,37 +62,6 @@ class Blob:
             index += 1
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What goes into the response head and, with `body`, into the data buffer."""
-
-    status: HTTPStatus
-    headers: tuple[tuple[str, str], ...] = ()
-    length: int = 0
-    body: Callable[[], Iterator[memoryview]] | None = None
-
-
-class _Failure(Exception):
-    """An answer of the service other than success."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.headers = headers
-
-    def reply(self) -> Reply:
-        if self.status == HTTPStatus.NOT_MODIFIED:
-            return Reply(self.status, self.headers)
-        text = f"<Error><Code>{self.code}</Code><Message>{escape(self.message)}</Message></Error>"
-        body = f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
-        headers = (("x-ms-error-code", self.code), *self.headers)
-        return Reply(
-            self.status, (*headers, ("Content-Type", "application/xml")), len(body), lambda: iter([memoryview(body)])
-        )
-
-
 @dataclass
 class MemoryBackend:
     """Blobs by path; many requests may be handled at once."""
@@ -131,48 +90,21 @@ class MemoryBackend:
             head = parse_request_head(request.request.read())
             reply = self._route(head, request)
         except BadHead as error:
-            reply = _Failure(HTTPStatus.BAD_REQUEST, "InvalidInput", str(error)).reply()
-        except _Failure as failure:
+            reply = Failure(HTTPStatus.BAD_REQUEST, "InvalidInput", str(error)).reply()
+        except Failure as failure:
             reply = failure.reply()
-        self._answer(request, head, reply)
-
-    def _answer(self, request: VspRequest, head: RequestHead | None, reply: Reply) -> None:
-        status, length = reply.status, reply.length
-        if reply.body is not None and (head is None or head.method != "HEAD"):
-            if length <= len(request.data):
-                offset = 0
-                for piece in reply.body():
-                    offset += request.data.write(piece, offset)
-            elif status < HTTPStatus.BAD_REQUEST:
-                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            else:
-                length = 0
-        sent = head.headers if head is not None else {}
-        client_id = sent.get("x-ms-client-request-id")
-        headers = [
-            ("Content-Length", str(length)),
-            ("Date", http_date()),
-            ("x-ms-request-id", str(uuid4())),
-            ("x-ms-version", sent.get("x-ms-version", _API_VERSION)),
-            *((("x-ms-client-request-id", client_id),) if client_id else ()),
-            *reply.headers,
-        ]
-        answer = format_response_head(status, headers)
-        if len(answer) > len(request.response):
-            request.complete(Status.BUFFER_TOO_SMALL)
-            return
-        request.response.write(answer)
-        request.complete(response_len=len(answer))
+        method, sent = (head.method, head.headers) if head is not None else ("", {})
+        answer(request, reply, method, sent)
 
     def _route(self, head: RequestHead, request: VspRequest) -> Reply:
         if head.method not in {method for method, _ in _ROUTES}:
             allowed = ", ".join(sorted({method for method, _ in _ROUTES}))
-            raise _Failure(
+            raise Failure(
                 HTTPStatus.METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", f"no {head.method}", (("Allow", allowed),)
             )
         route = _ROUTES.get((head.method, head.query.get("comp", "")))
         if route is None or "restype" in head.query or "transfer-encoding" in head.headers:
-            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
+            raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
         return route(self, head, request)
 
     # -- operations
@@ -180,7 +112,7 @@ class MemoryBackend:
     def _put_blob(self, head: RequestHead, request: VspRequest) -> Reply:
         kind = head.headers.get("x-ms-blob-type", "BlockBlob")
         if kind != "BlockBlob":
-            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"blob type {kind}")
+            raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"blob type {kind}")
         body = self._body(head, request)
         content_type = head.headers.get("content-type", "application/octet-stream")
         return self._created(
@@ -194,7 +126,7 @@ class MemoryBackend:
         except (binascii.Error, ValueError):
             decoded = b""
         if not 0 < len(decoded) <= _MAX_BLOCK_ID:
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidQueryParameterValue", "blockid is not base64 of 1-64 bytes")
+            raise Failure(HTTPStatus.BAD_REQUEST, "InvalidQueryParameterValue", "blockid is not base64 of 1-64 bytes")
         body = self._body(head, request)
         with self._lock:
             self._staged.setdefault(head.path, {})[block_id] = body
@@ -207,7 +139,7 @@ class MemoryBackend:
                 for element in ElementTree.fromstring(self._body(head, request))
             ]
         except ElementTree.ParseError as error:
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidXmlDocument", str(error)) from error
+            raise Failure(HTTPStatus.BAD_REQUEST, "InvalidXmlDocument", str(error)) from error
         with self._lock:
             staged = self._staged.get(head.path, {})
             blob = self.blobs.get(head.path)
@@ -222,7 +154,7 @@ class MemoryBackend:
             for tag, block_id in listed:
                 found = next((source[block_id] for source in sources.get(tag, ()) if block_id in source), None)
                 if found is None or not block_id:
-                    raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidBlockList", f"no block {tag} {block_id}")
+                    raise Failure(HTTPStatus.BAD_REQUEST, "InvalidBlockList", f"no block {tag} {block_id}")
                 blocks[block_id] = found
                 order.append(found)
         content_type = head.headers.get("x-ms-blob-content-type", "application/octet-stream")
@@ -233,7 +165,7 @@ class MemoryBackend:
         asked = parse_range(head.headers.get("x-ms-range") or head.headers.get("range"), blob.size)
         start, end = asked or (0, blob.size)
         if asked and start >= end:
-            raise _Failure(
+            raise Failure(
                 HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
                 "InvalidRange",
                 "the range starts past the end",
@@ -263,19 +195,13 @@ class MemoryBackend:
 
     @staticmethod
     def _body(head: RequestHead, request: VspRequest) -> bytes:
-        valid = request.data_valid
-        announced = head.headers.get("content-length")
-        if announced is None:
-            raise _Failure(HTTPStatus.LENGTH_REQUIRED, "MissingContentLengthHeader", "Content-Length is missing")
-        if int(announced) != len(valid):
-            message = f"Content-Length {announced}, but {len(valid)} bytes in the data buffer"
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidHeaderValue", message)
-        return valid.read()
+        check_length(head.headers.get("content-length"), request)
+        return request.data_valid.read()
 
     def _existing(self, head: RequestHead) -> Blob:
         blob = self.blobs.get(head.path)
         if blob is None:
-            raise _Failure(HTTPStatus.NOT_FOUND, "BlobNotFound", "The specified blob does not exist.")
+            raise Failure(HTTPStatus.NOT_FOUND, "BlobNotFound", "The specified blob does not exist.")
         self._check_conditions(head, blob)
         return blob
 
@@ -283,11 +209,11 @@ class MemoryBackend:
     def _check_conditions(head: RequestHead, blob: Blob | None) -> None:
         wanted, unwanted = head.headers.get("if-match"), head.headers.get("if-none-match")
         if wanted is not None and not _matches(wanted, blob):
-            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-Match does not hold")
+            raise Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-Match does not hold")
         if unwanted is not None and _matches(unwanted, blob):
             if head.method in ("GET", "HEAD"):
-                raise _Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
-            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
+                raise Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
+            raise Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
 
     def _commit(
         self,
