@@ -65,15 +65,20 @@ class BlobClient:
         device: BlobDevice,
         *,
         host: str = "azure-blob",
+        sas: str = "",
         headers: dict[str, str] | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
     ) -> None:
-        """`headers` go with each request (Authorization, ...). Raises ValueError for a chunk size that cannot be."""
+        """`sas` is a shared access signature, `headers` go with each request (Authorization, ...).
+
+        Raises ValueError for a chunk size that cannot be.
+        """
         if not 0 < chunk_bytes <= CHUNK_BYTES:
             raise ValueError(f"chunk_bytes is {chunk_bytes}, not between 1 and {CHUNK_BYTES}")
         self._device = device
         self._headers = {"Host": host, "x-ms-version": API_VERSION, **(headers or {})}
+        self._sas = sas.removeprefix("?")
         self._chunk = chunk_bytes
         self._timeout_ms = timeout_ms
 
@@ -180,6 +185,7 @@ class BlobClient:
         room: memoryview | None = None,
     ) -> Answer:
         """One request; what the service has to say in a body goes to `room`, or to memory of its own."""
+        query = "&".join(filter(None, (query, self._sas)))
         url = quote(path) + (f"?{query}" if query else "")
         fields = {**self._headers, **(headers or {}), "Content-Length": str(len(data))}
         head = request_head(method, url, fields.items())
