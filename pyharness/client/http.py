@@ -13,11 +13,13 @@ _VALUE = re.compile(r"[\t -~\x80-\xff]*")
 
 
 class Answer(NamedTuple):
-    """A parsed response head; header names are lower case, values of one name are joined by commas."""
+    """A parsed response head; in `headers` names are lower case, and values of one name are joined by commas."""
 
     status: int
     reason: str
     headers: dict[str, str]
+    fields: tuple[tuple[str, str], ...] = ()
+    """The headers as they came: names of metadata have a case that somebody chose."""
 
     @property
     def length(self) -> int:
@@ -33,14 +35,15 @@ def parse_answer(head: bytes) -> Answer:
     if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdecimal() or not rest.endswith(b"\r\n"):
         raise ValueError(f"not a response head: {head[:60]!r}")
     headers: dict[str, str] = {}
-    for line in rest.decode("latin-1").split("\r\n"):
-        name, _, value = line.partition(":")
-        if name:
-            name, value = name.strip().lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    fields = []
+    for line in filter(None, rest.decode("latin-1").split("\r\n")):
+        name, _, value = (part.strip() for part in line.partition(":"))
+        fields.append((name, value))
+        known = headers.get(name.lower())
+        headers[name.lower()] = value if known is None else f"{known}, {value}"
     if not headers.get("content-length", "0").isdecimal():
         raise ValueError(f"not a response head: Content-Length is {headers['content-length']!r}")
-    return Answer(int(code), reason, headers)
+    return Answer(int(code), reason, headers, tuple(fields))
 
 
 def request_head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:

@@ -308,7 +308,8 @@ def test_conditions(peer: DevicePeer, store: MemoryBackend) -> None:
     assert refused(ask(peer, "GET", room=10, If_Match='"x"')) == (412, "ConditionNotMet")
     unmodified = ask(peer, "GET", room=1000, If_None_Match=etag)
     assert (unmodified[0].status, unmodified[1]) == (304, b"")
-    assert refused(ask(peer, "PUT", data=b"two", If_None_Match="*")) == (412, "ConditionNotMet")
+    assert refused(ask(peer, "PUT", data=b"two", If_None_Match="*")) == (409, "BlobAlreadyExists")
+    assert refused(ask(peer, "DELETE", If_None_Match="*")) == (412, "ConditionNotMet")
     assert refused(ask(peer, "PUT", data=b"two", If_Match='"x"')) == (412, "ConditionNotMet")
     assert refused(ask(peer, "DELETE", If_Match='"x"')) == (412, "ConditionNotMet")
     assert store.read(PATH) == b"one"

@@ -9,9 +9,10 @@
 | `GET /path`, with `Range` or `x-ms-range` | 200, 206, 416; the body goes into the data buffer |
 | `HEAD /path`, `DELETE /path` | 200, 202 |
 
-`If-Match` and `If-None-Match` are honoured (412, 304). A data buffer too small for a GET's body gives 413, with the
-length that is needed in Content-Length. Other failures carry the service's XML error body when the data buffer has
-room for it. A response buffer too small for the head gives the status BUFFER_TOO_SMALL; the operation is done then.
+`If-Match` and `If-None-Match` are honoured (412, 304; 409 for what is to be made and exists). A data buffer too small
+for a GET's body gives 413, with the length that is needed in Content-Length. Other failures carry the service's XML
+error body when the data buffer has room for it. A response buffer too small for the head gives the status
+BUFFER_TOO_SMALL; the operation is done then.
 Containers need not be made and nothing is authenticated.
 """
 
@@ -213,6 +214,8 @@ class MemoryBackend:
         if unwanted is not None and _matches(unwanted, blob):
             if head.method in ("GET", "HEAD"):
                 raise Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
+            if head.method == "PUT" and unwanted.strip() == "*":
+                raise Failure(HTTPStatus.CONFLICT, "BlobAlreadyExists", "The specified blob already exists.")
             raise Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
 
     def _commit(

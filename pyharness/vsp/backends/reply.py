@@ -38,11 +38,11 @@ class Failure(Exception):
 
     def reply(self) -> Reply:
         """With the service's XML body."""
+        headers = (("x-ms-error-code", self.code), *self.headers)
         if self.status == HTTPStatus.NOT_MODIFIED:
-            return Reply(self.status, self.headers)
+            return Reply(self.status, headers)
         text = f"<Error><Code>{self.code}</Code><Message>{escape(self.message)}</Message></Error>"
         body = f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
-        headers = (("x-ms-error-code", self.code), *self.headers)
         return Reply(
             self.status, (*headers, ("Content-Type", "application/xml")), len(body), lambda: iter([memoryview(body)])
         )
