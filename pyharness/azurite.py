@@ -48,6 +48,13 @@ class Azurite:
         """For the SDK."""
         return {"account_name": ACCOUNT, "account_key": KEY}
 
+    @property
+    def pid(self) -> int:
+        """Of the running process. Raises HarnessError when there is none."""
+        if self._process is None:
+            raise HarnessError("Azurite is not running")
+        return self._process.pid
+
     def start(self) -> None:
         """Return once it listens. Raises HarnessError."""
         node = ["node", str(self._installation / _MAIN), "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
