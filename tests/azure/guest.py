@@ -31,6 +31,13 @@ def run_scenario(node: str, url: str, account: str, key: str, names: str) -> str
     return json.dumps([asdict(outcome) for outcome in outcomes])
 
 
+def run_example(code: str, url: str, account: str, key: str) -> str:
+    """An example of the documentation."""
+    names = {"__name__": "__main__", "URL": url, "CREDENTIAL": {"account_name": account, "account_key": key}}
+    exec(compile(code, "example", "exec"), names)
+    return "true"
+
+
 class Crowd:
     """Threads that upload and download until they are stopped, whatever happens to them."""
 

@@ -21,6 +21,7 @@ from tests.azure import scenario
 from tests.azure.conftest import PATIENCE_S, AzureGuest
 from tests.azure.scenario import STEPS, Outcome
 from tests.azure.test_scenario import assert_equal, client
+from tests.examples import examples
 
 CLIENTS = 6
 TIMEOUT_S = 20.0
@@ -47,6 +48,11 @@ def test_the_driver_does_what_http_does(azure_guest: AzureGuest) -> None:
     ]
     assert len(over_driver) == len(STEPS)
     assert_equal(over_http, over_driver)
+
+
+def test_example_of_the_documentation(azure_guest: AzureGuest) -> None:
+    (code,) = examples("client.md", "azure.storage")
+    assert azure_guest.call(azure_guest.work.run_example, code, *azure_guest.where)
 
 
 # -- the way breaks

@@ -14,6 +14,7 @@ from pyharness.vsp.server import VspServer
 from pyharness.vsp.wire import Status
 from tests.driver.lab import Lab
 from tests.driver.pattern import pattern
+from tests.examples import examples
 
 MIB = 1 << 20
 PATH = "/container/a blob?with #odd name"
@@ -111,3 +112,9 @@ def test_request_that_is_given_up(lab: Lab, node: str, vsp: VspServer) -> None:
     assert caller.ask() == "right"
     assert vsp.in_flight
     caller.device.close()
+
+
+def test_examples_of_the_documentation(lab: Lab, node: str, store: MemoryBackend) -> None:
+    for code in examples("client.md", "Device()", "azure.storage"):
+        lab.work.run_example(code.replace("Device()", f"Device({node!r})"))
+    assert list(store.blobs) == ["/container/greeting"]

@@ -1096,6 +1096,11 @@ class IsolatedCaller:
         return "right" if room[:50_000] == pattern(3, 50_000) and answer.head == pattern(4, 10) else "wrong"
 
 
+def run_example(code: str) -> None:
+    """An example of the documentation, as a program of its own."""
+    exec(compile(code, "example", "exec"), {"__name__": "__main__"})
+
+
 def client_in_place(node: str) -> tuple[bool, bool]:
     """Whether a request works in the caller's own bytearray, and leaves bytes (which cannot change) alone."""
     order = Order(1, 5000, 3, 5000, 4, 10)
