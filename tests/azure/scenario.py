@@ -52,7 +52,7 @@ _OPAQUE = frozenset(
 )
 """Headers of which only the presence is compared."""
 _OF_THE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding"})
-_IDS = re.compile(r"(blockid|snapshot|sig|se|st)=[^&]*|batch_[0-9a-f-]+")
+_IDS = re.compile(r"(blockid|marker|snapshot|sig|se|st)=[^&]*|batch_[0-9a-f-]+")
 _SMALL = {"max_single_put_size": 64 << 10, "max_block_size": 64 << 10, "max_page_size": 64 << 10}
 _CHUNKS = {"max_single_get_size": 64 << 10, "max_chunk_get_size": 32 << 10}
 _STALE = '"0x1"'
@@ -381,6 +381,14 @@ def snapshots(at: Scene) -> object:
 
 
 # -- lists
+
+
+@basic
+def list_names(at: Scene) -> object:
+    for name in ("a", "b/1", "b/2 &", "c"):
+        at.blob(name).upload_blob(name.encode())
+    found = at.container.list_blobs(name_starts_with=f"{at.step}/b", results_per_page=1)
+    return [[(blob.name, blob.size) for blob in page] for page in found.by_page()]
 
 
 @step

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import pytest
 
@@ -264,6 +265,35 @@ def test_response_buffer_too_small(peer: DevicePeer, store: MemoryBackend) -> No
     answer = peer.call(b"PUT /b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n", b"ok", response_room=100)
     assert answer.completion == Completion(Status.BUFFER_TOO_SMALL, 0)
     assert store.read("/b") == b"ok", "as documented, the operation has been done"
+
+
+def listed(peer: DevicePeer, query: str = "") -> tuple[list[str], str]:
+    answer, body = ask(peer, "GET", "/c", query=f"restype=container&comp=list{query}", room=50_000)
+    assert answer.status == 200
+    root = ElementTree.fromstring(body)
+    return [element.text or "" for element in root.iterfind("Blobs/Blob/Name")], root.findtext("NextMarker", "")
+
+
+def test_list(peer: DevicePeer, store: MemoryBackend) -> None:
+    for path in ("/c/b <1>", "/c/a", "/c/b/2", "/other/b", "/cc/b"):
+        store.write(path, path.encode())
+    assert listed(peer) == (["a", "b <1>", "b/2"], "")
+    assert listed(peer, "&prefix=b") == (["b <1>", "b/2"], "")
+    assert listed(peer, "&maxresults=2") == (["a", "b <1>"], "b/2")
+    assert listed(peer, "&maxresults=2&marker=b/2") == (["b/2"], "")
+    assert listed(peer, "&prefix=nothing") == ([], "")
+    for wrong in ("0", "5001", "x"):
+        refusal = ask(peer, "GET", "/c", query=f"restype=container&comp=list&maxresults={wrong}", room=5000)
+        assert refused(refusal) == (400, "OutOfRangeQueryParameterValue")
+
+
+def test_md5_is_kept(peer: DevicePeer) -> None:
+    ask(peer, "PUT", data=CONTENT, x_ms_blob_content_md5="bWQ1")
+    assert ask(peer, "HEAD")[0].headers["content-md5"] == "bWQ1"
+    put_block(peer, 1, b"x")
+    made = block_list(("Latest", 1))
+    assert ask(peer, "PUT", query="comp=blocklist", data=made, x_ms_blob_content_md5="bW9yZQ==")[0].status == 201
+    assert ask(peer, "GET", room=10)[0].headers["content-md5"] == "bW9yZQ=="
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
 | `PUT /path?comp=blocklist` | 201; makes the blob of the blocks that the XML body lists |
 | `GET /path`, with `Range` or `x-ms-range` | 200, 206, 416; the body goes into the data buffer |
 | `HEAD /path`, `DELETE /path` | 200, 202 |
+| `GET /container?restype=container&comp=list`, with `prefix`, `marker`, `maxresults` | 200; the blobs, in XML |
 
 `If-Match` and `If-None-Match` are honoured (412, 304; 409 for what is to be made and exists). A data buffer too small
 for a GET's body gives 413, with the length that is needed in Content-Length. Other failures carry the service's XML
@@ -27,12 +28,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import accumulate, count
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from pyharness.vsp.backends.reply import Failure, Reply, answer, check_length
 from pyharness.vsp.http import BadHead, RequestHead, http_date, parse_range, parse_request_head
 from pyharness.vsp.request import VspRequest
 
 _MAX_BLOCK_ID = 64
+_MAX_RESULTS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Blob:
     etag: str
     modified: str
     content_type: str
+    content_md5: str
+    """As the client has given it; empty without."""
     blocks: Mapping[str, bytes]
     """Block id to content, in order; a blob put whole is one block with no name."""
     order: tuple[bytes, ...]
@@ -103,8 +108,9 @@ class MemoryBackend:
             raise Failure(
                 HTTPStatus.METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", f"no {head.method}", (("Allow", allowed),)
             )
-        route = _ROUTES.get((head.method, head.query.get("comp", "")))
-        if route is None or "restype" in head.query or "transfer-encoding" in head.headers:
+        kind = " ".join(filter(None, (head.query.get("restype"), head.query.get("comp"))))
+        route = _ROUTES.get((head.method, kind))
+        if route is None or "transfer-encoding" in head.headers:
             raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
         return route(self, head, request)
 
@@ -186,6 +192,26 @@ class MemoryBackend:
         blob = self._existing(head)
         return Reply(HTTPStatus.OK, self._describe(blob), blob.size)
 
+    def _list(self, head: RequestHead, request: VspRequest) -> Reply:
+        container = head.path.rstrip("/") + "/"
+        prefix, marker = head.query.get("prefix", ""), head.query.get("marker", "")
+        try:
+            count = int(head.query.get("maxresults", _MAX_RESULTS))
+        except ValueError:
+            count = 0
+        if not 0 < count <= _MAX_RESULTS:
+            raise Failure(HTTPStatus.BAD_REQUEST, "OutOfRangeQueryParameterValue", "maxresults is not in 1..5000")
+        found = {
+            path.removeprefix(container): blob for path, blob in list(self.blobs.items()) if path.startswith(container)
+        }
+        names = sorted(name for name in found if name.startswith(prefix) and name >= marker)
+        blobs = "".join(_listed(name, found[name]) for name in names[:count])
+        following = escape(names[count]) if len(names) > count else ""
+        asked = f"<Prefix>{escape(prefix)}</Prefix><MaxResults>{count}</MaxResults>"
+        text = f"{asked}<Blobs>{blobs}</Blobs><NextMarker>{following}</NextMarker>"
+        body = f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults>{text}</EnumerationResults>'.encode()
+        return Reply(HTTPStatus.OK, (("Content-Type", "application/xml"),), len(body), lambda: iter([memoryview(body)]))
+
     def _delete(self, head: RequestHead, request: VspRequest) -> Reply:
         with self._lock:
             self._existing(head)
@@ -231,7 +257,8 @@ class MemoryBackend:
             if head is not None:
                 self._check_conditions(head, self.blobs.get(path))
             etag = f'"0x{next(self._revisions):016X}"'
-            blob = Blob(etag, http_date(), content_type, blocks, order, tuple(accumulate(map(len, order))))
+            md5 = head.headers.get("x-ms-blob-content-md5", "") if head is not None else ""
+            blob = Blob(etag, http_date(), content_type, md5, blocks, order, tuple(accumulate(map(len, order))))
             self.blobs[path] = blob
             self._staged.pop(path, None)
         return blob
@@ -244,11 +271,24 @@ class MemoryBackend:
             ("Content-Type", blob.content_type),
             ("Accept-Ranges", "bytes"),
             ("x-ms-blob-type", "BlockBlob"),
+            *((("Content-MD5", blob.content_md5),) if blob.content_md5 else ()),
         )
 
     @staticmethod
     def _created(blob: Blob) -> Reply:
         return Reply(HTTPStatus.CREATED, (("ETag", blob.etag), ("Last-Modified", blob.modified)))
+
+
+def _listed(name: str, blob: Blob) -> str:
+    properties = {
+        "Last-Modified": blob.modified,
+        "Etag": blob.etag,
+        "Content-Length": str(blob.size),
+        "Content-Type": blob.content_type,
+        "BlobType": "BlockBlob",
+    }
+    told = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in properties.items())
+    return f"<Blob><Name>{escape(name)}</Name><Properties>{told}</Properties></Blob>"
 
 
 def _matches(condition: str, blob: Blob | None) -> bool:
@@ -266,4 +306,5 @@ _ROUTES: Mapping[tuple[str, str], _Operation] = {
     ("GET", ""): MemoryBackend._get,
     ("HEAD", ""): MemoryBackend._head,
     ("DELETE", ""): MemoryBackend._delete,
+    ("GET", "container list"): MemoryBackend._list,
 }
