@@ -39,6 +39,7 @@ SUBCOMMANDS = (
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
     Subcommand("kernels", "list the kernels that can be booted, and what the cache has of them"),
     Subcommand("shell", "an interactive guest with hv_vmbus, the driver and the VSP loaded"),
+    Subcommand("blob", "put, get, list and remove blobs through the driver, where it is loaded"),
     Subcommand("inspect", "what the driver holds in a memory dump or a running guest"),
     Subcommand("trace", "print a recorded transcript of VMBus, decoded"),
     Subcommand("doctor", "what this machine can do, what is missing and how to get it"),

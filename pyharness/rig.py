@@ -23,6 +23,7 @@ from pyharness.progress import Progress
 from pyharness.trace.record import recording
 from pyharness.trace.records import Header
 from pyharness.vsp.backends import Backend
+from pyharness.vsp.backends.choice import MEMORY, BackendChoice
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.scenario import HONEST, Scenario
 from pyharness.vsp.server import VspServer
@@ -136,9 +137,10 @@ def rig(
     gdb: bool = False,
     trace: Path | None = None,
     scenario: Scenario = HONEST,
+    backend: BackendChoice = MEMORY,
     identify: Callable[[Modules], None] = lambda _: None,
 ) -> Iterator[Rig]:
-    """Start a guest, attach a VSP with an empty object store, load the modules; nothing is left running afterwards.
+    """Start a guest, attach a VSP with `backend`, load the modules; nothing is left running afterwards.
 
     The guest starts while the modules are still building; `identify` is told of them before they are loaded. With
     `dump` a crash leaves the guest's memory beside the logs; with `gdb` the guest waits for gdb once they are loaded.
@@ -156,7 +158,19 @@ def rig(
         # Who holds the guest at a breakpoint decides how long a call takes.
         call_timeout_s=None if gdb else MachineConfig.call_timeout_s,
     )
-    with rig_on(config, prepared, progress, trace=trace, scenario=scenario, identify=identify) as running:
+    with (
+        backend.running() as served,
+        rig_on(
+            config,
+            prepared,
+            progress,
+            served,
+            workers=backend.workers,
+            trace=trace,
+            scenario=scenario,
+            identify=identify,
+        ) as running,
+    ):
         if gdb:
             with progress.stage("gdb"):
                 wait_for_gdb(running.machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
@@ -170,6 +184,7 @@ def rig_on(
     progress: Progress,
     backend: Backend | None = None,
     *,
+    workers: int = 0,
     trace: Path | None = None,
     scenario: Scenario = HONEST,
     identify: Callable[[Modules], None] = lambda _: None,
@@ -179,7 +194,7 @@ def rig_on(
     try:
         with progress.stage("start"):
             machine.start()
-        with VspServer(machine.vsp_socket(0), backend or MemoryBackend()) as vsp:
+        with VspServer(machine.vsp_socket(0), backend or MemoryBackend(), workers=workers) as vsp:
             judge = Judge(machine)
             judge.begin("the run")
             scenario.prepare(_Control(machine.blob_device(0)))

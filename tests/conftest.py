@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from pyharness.artifacts.azurite import ensure_azurite
+from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import Prepared
 from pyharness.artifacts.qemu import Qemu
+from pyharness.azurite import Azurite
 from pyharness.coverage import Collector
 from pyharness.judge import Judge
 from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
+from pyharness.progress import Progress
 from pyharness.report.plugin import subjects_of
 from pyharness.report.subjects import Subject
 from tests.devices import NULL_DEVICE, SERVED_DEVICE
@@ -115,3 +119,13 @@ def machine(shared_machine: SharedMachine, request: pytest.FixtureRequest) -> It
     except BaseException:
         shared_machine.stop()
         raise
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """The emulator of the blob service, on a port of its own; a test that ends it starts it again."""
+    cache = Cache.open()
+    installation = ensure_azurite(cache, Progress())
+    with Azurite(installation, tmp_path_factory.mktemp("azurite")) as emulator:
+        yield emulator
+    cache.close()

@@ -112,6 +112,16 @@ class RootImage:
 
 def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
     """The guest's root image, made unless it is cached. Raises HarnessError when its packages cannot be fetched."""
+    tree = ensure_root_tree(cache, progress)
+    key = key_of(_RECIPE, tree.name, files={name: path for name, (path, _) in _OWN_FILES.items()})
+    image = cache.build(
+        "root-image", key, partial(_make_image, tree / "root", progress), needs=_DISK_NEEDED, progress=progress
+    )
+    return RootImage(image / _NAME, key)
+
+
+def ensure_root_tree(cache: Cache, progress: Progress) -> Path:
+    """What the image is made of, as the directory `root` in the one returned. Raises as `ensure_root_image`."""
     before = cache.recall("root-image")
     known = [Package(**package) for package in before["packages"]] if before else None
     apt = Apt(cache, _RELEASE, progress)
@@ -123,11 +133,7 @@ def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
     packages, tree = apt.fetch_newest(known, lambda: _choose(apt), build_tree)
     if packages != known:
         cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
-    key = key_of(_RECIPE, tree.name, files={name: path for name, (path, _) in _OWN_FILES.items()})
-    image = cache.build(
-        "root-image", key, partial(_make_image, tree / "root", progress), needs=_DISK_NEEDED, progress=progress
-    )
-    return RootImage(image / _NAME, key)
+    return tree
 
 
 def _choose(apt: Apt) -> list[Package]:
@@ -161,7 +167,7 @@ def _make_tree(packages: Sequence[Package], apt: Apt, progress: Progress, direct
     _arrange(root)
     progress.step("compiling the guest's Python")
     (library,) = (root / "usr" / "lib").glob("python3.*")
-    _compile_python(root, library, root / _SITE)
+    compile_python(root, library, root / _SITE)
 
 
 def _make_image(tree: Path, progress: Progress, directory: Path) -> None:
@@ -172,7 +178,7 @@ def _make_image(tree: Path, progress: Progress, directory: Path) -> None:
     for name, (path, mode) in _OWN_FILES.items():
         shutil.copyfile(path, root / name)
         (root / name).chmod(mode)
-    _compile_python(root, *(root / name for name in _OWN_FILES if name.endswith(".py")))
+    compile_python(root, *(root / name for name in _OWN_FILES if name.endswith(".py")))
     # Not compressed: under TCG the guest would spend longer unpacking than the host spends reading.
     run(["mkfs.erofs", "-T0", "-U", _UUID, "-x-1", "--all-root", directory / _NAME, root])
     shutil.rmtree(root)
@@ -204,12 +210,16 @@ def _package_directory(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _compile_python(root: Path, *paths: Path) -> None:
-    """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts."""
+def compile_python(root: Path, *paths: Path, strip: Path | None = None, prepend: str = "/") -> None:
+    """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts.
+
+    In tracebacks the files are at `prepend` instead of `strip`, which is `root` unless given.
+    """
     (library,) = (root / "usr" / "lib").glob("python3.*")
     libraries = root / "usr" / "lib" / "x86_64-linux-gnu"
     # Not by its name in lib64: that link is absolute and leads to the host's loader.
     loader = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", str(libraries)]
     python = [*loader, f"{root}/usr/bin/{library.name}", "-S"]
-    compileall = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(root), "-p", "/"]
+    compileall = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    compileall += ["-s", str(strip or root), "-p", prepend]
     run([*python, *compileall, *paths], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})

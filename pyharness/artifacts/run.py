@@ -32,6 +32,8 @@ PACKAGE_OF = {
     "make": "make",
     "mkfs.erofs": "erofs-utils",
     "ninja": "ninja-build",
+    "node": "nodejs",
+    "npm": "npm",
     "patch": "patch",
     "strip": "binutils",
     "xz": "xz-utils",

@@ -13,32 +13,22 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
+from xml.etree import ElementTree
 
 from pyharness.client.device import DEFAULT_TIMEOUT_MS, BlobDevice
+from pyharness.client.http import Answer, parse_answer, request_head
 
 CHUNK_BYTES = 31 << 20
 """The largest round size that leaves room for head and response within the driver's 8192 pages."""
 
 API_VERSION = "2023-11-03"
 _ERROR_ROOM = 4096
+_LIST_ROOM = 64 << 10
 _MESSAGE = re.compile(rb"<Message>(.*?)</Message>", re.DOTALL)
 
 ProgressCallback = Callable[[int, int | None], None]
 """Called with the bytes done and, where it is known, the total."""
-
-
-class Answer(NamedTuple):
-    """A parsed response head; header names are lower case."""
-
-    status: int
-    reason: str
-    headers: dict[str, str]
-
-    @property
-    def length(self) -> int:
-        """Content-Length, 0 without one."""
-        return int(self.headers.get("content-length", "0"))
 
 
 class BlobServiceError(Exception):
@@ -61,27 +51,21 @@ class Transfer(NamedTuple):
     etag: str
 
 
+class Entry(NamedTuple):
+    """A blob in a list."""
+
+    name: str
+    size: int
+    etag: str
+    modified: str
+
+
 class Range(NamedTuple):
     """What a ranged GET read: bytes, the blob's whole size, and its version."""
 
     length: int
     total: int
     etag: str
-
-
-def parse_answer(head: bytes) -> Answer:
-    """Raises ValueError when `head` is no HTTP/1.1 response head."""
-    status_line, _, rest = head.partition(b"\r\n")
-    version, _, outcome = status_line.decode("latin-1").partition(" ")
-    code, _, reason = outcome.partition(" ")
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdecimal() or not rest.endswith(b"\r\n"):
-        raise ValueError(f"not a response head: {head[:60]!r}")
-    headers = {}
-    for line in rest.decode("latin-1").splitlines():
-        name, _, value = line.partition(":")
-        if name:
-            headers[name.strip().lower()] = value.strip()
-    return Answer(int(code), reason, headers)
 
 
 class BlobClient:
@@ -92,24 +76,39 @@ class BlobClient:
         device: BlobDevice,
         *,
         host: str = "azure-blob",
+        sas: str = "",
         headers: dict[str, str] | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
     ) -> None:
-        """`headers` go with each request (Authorization, ...). Raises ValueError for a chunk size that cannot be."""
+        """`sas` is a shared access signature, `headers` go with each request (Authorization, ...).
+
+        Raises ValueError for a chunk size that cannot be.
+        """
         if not 0 < chunk_bytes <= CHUNK_BYTES:
             raise ValueError(f"chunk_bytes is {chunk_bytes}, not between 1 and {CHUNK_BYTES}")
-        self._device = device
+        self.device = device
         self._headers = {"Host": host, "x-ms-version": API_VERSION, **(headers or {})}
+        self._sas = sas.removeprefix("?")
         self._chunk = chunk_bytes
         self._timeout_ms = timeout_ms
 
-    def put(self, path: str, source: bytes | Path | BinaryIO, *, progress: ProgressCallback | None = None) -> Transfer:
+    def put(
+        self,
+        path: str,
+        source: bytes | Path | BinaryIO,
+        *,
+        checksum: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Transfer:
         """Upload, in blocks when it is more than one request carries.
+
+        With `checksum` the blob keeps its MD5, which `head` shows as content-md5.
 
         Raises DeviceError, HostError, BlobServiceError, and OSError of the source.
         """
         digest = hashlib.sha256()
+        md5 = hashlib.md5(usedforsecurity=False) if checksum else None
         blocks: list[str] = []
         size = 0
 
@@ -120,21 +119,28 @@ class BlobClient:
             if progress:
                 progress(size, total)
 
+        def kept() -> dict[str, str]:
+            return {"x-ms-blob-content-md5": base64.b64encode(md5.digest()).decode()} if md5 else {}
+
         with _reader(source) as (stream, total):
             # One byte of room beyond a source that is small shows that it has ended.
             room_size = self._chunk if total is None else min(total + 1, self._chunk)
-            with self._device.pool.borrow(room_size) as buffer:
+            with self.device.pool.borrow(room_size) as buffer:
                 room = buffer.view[:room_size]
                 while (count := _fill(stream, room)) == room_size:
+                    if md5:
+                        md5.update(room)
                     blocks.append(self.put_block(path, len(blocks), room))
                     account(room)
                 rest = room[:count]
+                if md5:
+                    md5.update(rest)
                 if not blocks:
-                    answer = self._send("PUT", path, headers={"x-ms-blob-type": "BlockBlob"}, data=rest)
+                    answer = self._send("PUT", path, headers={"x-ms-blob-type": "BlockBlob", **kept()}, data=rest)
                 else:
                     if count:
                         blocks.append(self.put_block(path, len(blocks), rest))
-                    answer = self.put_block_list(path, blocks)
+                    answer = self.put_block_list(path, blocks, kept())
                 account(rest)
         return Transfer(size, digest.hexdigest(), answer.headers.get("etag", ""))
 
@@ -144,10 +150,11 @@ class BlobClient:
         self._send("PUT", path, query=f"comp=block&blockid={quote(block, safe='')}", data=content)
         return block
 
-    def put_block_list(self, path: str, blocks: Iterable[str]) -> Answer:
+    def put_block_list(self, path: str, blocks: Iterable[str], headers: dict[str, str] | None = None) -> Answer:
         """Make the blob of staged blocks, in this order. Raises as `put` does."""
         listed = "".join(f"<Latest>{block}</Latest>" for block in blocks)
-        return self._send("PUT", path, query="comp=blocklist", data=f"<BlockList>{listed}</BlockList>".encode())
+        content = f"<BlockList>{listed}</BlockList>".encode()
+        return self._send("PUT", path, query="comp=blocklist", headers=headers, data=content)
 
     def get(self, path: str, sink: Path | BinaryIO | None, *, progress: ProgressCallback | None = None) -> Transfer:
         """Download by ranges of one version of the blob; with no sink it is only hashed.
@@ -159,7 +166,7 @@ class BlobClient:
         size = 0
         total: int | None = None
         etag = ""
-        with _writer(sink) as stream, self._device.pool.borrow(self._chunk) as buffer:
+        with _writer(sink) as stream, self.device.pool.borrow(self._chunk) as buffer:
             room = buffer.view[: self._chunk]
             while total is None or size < total:
                 length, total, etag = self.get_range(path, size, room, etag)
@@ -192,6 +199,41 @@ class BlobClient:
         """Properties; `length` is the blob's size. Raises as `put` does."""
         return self._send("HEAD", path)
 
+    def list(self, container: str, prefix: str = "") -> Iterator[Entry]:
+        """The blobs of a container whose names begin with `prefix`, sorted by name. Raises as `put` does."""
+        marker = ""
+        while True:
+            asked = {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker}
+            page = ElementTree.fromstring(self._text(container, urlencode(asked, quote_via=quote)))
+            for blob in page.iterfind("Blobs/Blob"):
+                name = blob.find("Name")
+                assert name is not None
+                text = name.text or ""
+                yield Entry(
+                    unquote(text) if name.get("Encoded") == "true" else text,
+                    int(blob.findtext("Properties/Content-Length", "0")),
+                    blob.findtext("Properties/Etag", ""),
+                    blob.findtext("Properties/Last-Modified", ""),
+                )
+            marker = page.findtext("NextMarker", "")
+            if not marker:
+                return
+
+    def _text(self, path: str, query: str) -> bytes:
+        """The body of an answer whose length is not known before."""
+        size = _LIST_ROOM
+        while True:
+            with self.device.pool.borrow(size) as buffer:
+                room = buffer.view[:size]
+                try:
+                    answer = self._send("GET", path, query=query, room=room)
+                    return room[: answer.length].tobytes()
+                except BlobServiceError as error:
+                    needed = int(error.headers.get("content-length", "0"))
+                    if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or not size < needed <= CHUNK_BYTES:
+                        raise
+                    size = needed
+
     def delete(self, path: str) -> None:
         """Raises as `put` does."""
         self._send("DELETE", path)
@@ -207,15 +249,15 @@ class BlobClient:
         room: memoryview | None = None,
     ) -> Answer:
         """One request; what the service has to say in a body goes to `room`, or to memory of its own."""
+        query = "&".join(filter(None, (query, self._sas)))
         url = quote(path) + (f"?{query}" if query else "")
         fields = {**self._headers, **(headers or {}), "Content-Length": str(len(data))}
-        lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-        head = "\r\n".join(lines).encode("latin-1")
-        with self._device.pool.borrow(_ERROR_ROOM) as buffer:
+        head = request_head(method, url, fields.items())
+        with self.device.pool.borrow(_ERROR_ROOM) as buffer:
             if room is None:
                 # An upload's body needs to be the data buffer itself: there the service finds no room for words.
                 room = memoryview(data) if data else buffer.view
-            response = self._device.request(
+            response = self.device.request(
                 head,
                 data_out=data or None,
                 data_in=None if data else room,

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
 import uuid
 from types import TracebackType
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from pyharness.client.abi import AZURE_BLOB_IOCTL, AzBlobRequestSync
-from pyharness.client.buffers import Buffer, BufferPool
+from pyharness.client.abi import AZURE_BLOB_IOCTL, MAX_PAGES, AzBlobRequestSync
+from pyharness.client.buffers import Buffer, BufferPool, pages_touched
+from pyharness.client.errors import device_error, host_error
 
 DEFAULT_PATH = "/dev/azure_blob"
 DEFAULT_TIMEOUT_MS = 30_000
@@ -22,80 +22,6 @@ Writable = Buffer | bytearray | mmap.mmap | memoryview
 Readable = bytes | Writable
 
 _EMPTY = memoryview(bytearray())
-
-
-class DeviceError(OSError):
-    """The ioctl failed; `errno` says how and `advice` what to do about it."""
-
-    advice: ClassVar[str] = "see the kernel log"
-
-
-class NotABlobDevice(DeviceError):
-    """ENOTTY."""
-
-    advice = "open a node of the hv_azure_blob driver"
-
-
-class WrongCredentials(DeviceError):
-    """EACCES: ids, groups or capabilities changed since the file was opened."""
-
-    advice = "open the node again with the present credentials"
-
-
-class DeviceGone(DeviceError):
-    """ENODEV."""
-
-    advice = "close the file, wait for the device to come back and open its node again"
-
-
-class BadAddress(DeviceError):
-    """EFAULT: a buffer is not mapped, or is read-only where the host writes."""
-
-    advice = "give buffers that are mapped and writable (the data buffer for uploads too)"
-
-
-class InvalidRequest(DeviceError):
-    """EINVAL: lengths that do not add up, or more than 8192 pages."""
-
-    advice = "check the lengths; split the data when the buffers cover more than 8192 pages"
-
-
-class PinLimitExceeded(DeviceError):
-    """ENOMEM."""
-
-    advice = "raise RLIMIT_MEMLOCK, or have fewer or smaller requests in progress"
-
-
-class Interrupted(DeviceError):
-    """EINTR: a fatal signal; whether the host carried the request out is unknown."""
-
-    advice = "the caller is being killed; leave the buffers alone, the host may still write to them"
-
-
-class AnswerLost(DeviceError):
-    """EIO: the host broke the protocol; whether it carried the request out is unknown."""
-
-    advice = "find out whether the request was carried out before sending it again"
-
-
-_BY_ERRNO: dict[int, type[DeviceError]] = {
-    errno.ENOTTY: NotABlobDevice,
-    errno.EACCES: WrongCredentials,
-    errno.ENODEV: DeviceGone,
-    errno.EFAULT: BadAddress,
-    errno.EINVAL: InvalidRequest,
-    errno.ENOMEM: PinLimitExceeded,
-    errno.EINTR: Interrupted,
-    errno.EIO: AnswerLost,
-}
-
-
-class HostError(Exception):
-    """The request reached the host, and the host refused or failed it with an NTSTATUS."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the host answered with status {status:#010x}")
-        self.status = status
 
 
 class Response(NamedTuple):
@@ -107,7 +33,7 @@ class Response(NamedTuple):
     def check(self) -> Response:
         """Return itself. Raises HostError when the status is not zero."""
         if self.status:
-            raise HostError(self.status)
+            raise host_error(self.status)
         return self
 
 
@@ -119,6 +45,13 @@ class BlobDevice:
         self.path = os.fspath(path)
         self.pool = pool or BufferPool()
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    @classmethod
+    def of(cls, fd: int) -> BlobDevice:
+        """The device behind a descriptor that is open already, which this takes over."""
+        device = cls.__new__(cls)
+        device.path, device.pool, device._fd = f"descriptor {fd}", BufferPool(), fd
+        return device
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
@@ -148,7 +81,7 @@ class BlobDevice:
             # With a mutable argument (True) the interpreter lets other threads run meanwhile.
             fcntl.ioctl(self._fd, AZURE_BLOB_IOCTL, sync, True)
         except OSError as error:
-            raise device_error(error.errno or 0, self.path) from None
+            raise device_error(error.errno or 0, self.path, too_many_pages=_pages_of(sync) > MAX_PAGES) from None
 
     def request(
         self,
@@ -168,10 +101,10 @@ class BlobDevice:
 
         Raises DeviceError, and ValueError when `data_out` does not fit; a host status is no exception.
         """
-        sent = _view(data_out) if data_out is not None else _EMPTY
+        sent = as_view(data_out) if data_out is not None else _EMPTY
         borrowed = None
         if data_in is not None:
-            target = _view(data_in)
+            target = as_view(data_in)
         elif sent.readonly and len(sent):
             borrowed = self.pool.take(len(sent))
             target = borrowed.view[: len(sent)]
@@ -181,7 +114,7 @@ class BlobDevice:
             raise ValueError(f"{len(sent)} bytes to send in a data buffer of {len(target)}")
         if sent.readonly or _address(sent) != _address(target):
             target[: len(sent)] = sent
-        request = _view(head)
+        request = as_view(head)
         # Head and response share one borrowed buffer, each from a page boundary on: no page is pinned twice.
         response_at = -(-len(request) // mmap.PAGESIZE) * mmap.PAGESIZE
         messages = self.pool.take(response_at + response_size)
@@ -208,13 +141,24 @@ class BlobDevice:
                 self.pool.give(borrowed)
 
 
-def device_error(number: int, path: str) -> DeviceError:
-    """The exception for an errno of the ioctl."""
-    kind = _BY_ERRNO.get(number, DeviceError)
-    return kind(number, f"{os.strerror(number)} ({kind.advice})", path)
+def max_data(head_size: int, response_size: int = mmap.PAGESIZE) -> int:
+    """The largest data buffer, in bytes, that a request can have beside a head and a response of these sizes.
+
+    It holds for data that begin at a page boundary, as those of a `Buffer` do.
+    """
+    return (MAX_PAGES - pages_touched(0, head_size) - pages_touched(0, response_size)) * mmap.PAGESIZE
 
 
-def _view(data: Readable) -> memoryview:
+def _pages_of(sync: AzBlobRequestSync) -> int:
+    return (
+        pages_touched(sync.request_buffer, sync.request_len)
+        + pages_touched(sync.response_buffer, sync.response_len)
+        + pages_touched(sync.data_buffer, sync.data_len)
+    )
+
+
+def as_view(data: Readable) -> memoryview:
+    """The bytes of any buffer, in place."""
     return data.view if isinstance(data, Buffer) else memoryview(data).cast("B")
 
 

@@ -78,12 +78,14 @@ def _packages() -> Finding:
     if shutil.which("dpkg-query") is None:
         return Finding("packages", "this is not Debian: there is no dpkg", "use a Debian 12 or 13 machine or container")
     query = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *wanted],
+        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}, ${Provides}\n"],
         capture_output=True,
         text=True,
-        check=False,  # it fails when any is missing, which is what we ask
+        check=False,
     )
-    installed = {line.split()[1] for line in query.stdout.splitlines() if line.startswith("installed ")}
+    # As in scripts/setup: what an installed package provides is there too.
+    lines = [line.removeprefix("installed ") for line in query.stdout.splitlines() if line.startswith("installed ")]
+    installed = {word.partition("(")[0].strip() for line in lines for word in line.split(",")}
     missing = [package for package in wanted if package not in installed]
     if missing:
         command = "apt-get install --no-install-recommends " + " ".join(missing)

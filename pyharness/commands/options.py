@@ -12,6 +12,7 @@ from pyharness.errors import UsageError
 from pyharness.trace.output import empty_transcript
 
 if TYPE_CHECKING:
+    from pyharness.vsp.backends.choice import BackendChoice
     from pyharness.vsp.scenario import Scenario
 
 
@@ -112,6 +113,28 @@ def chosen_scenario(args: argparse.Namespace) -> Scenario:
     from pyharness.vsp.scenario import HONEST, Scenario
 
     return Scenario.load(args.scenario) if args.scenario else HONEST
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """--backend memory|http=URL."""
+    parser.add_argument(
+        "--backend",
+        default="memory",
+        metavar="memory|http=URL",
+        help="what carries the requests out: an object store of the harness's own, or the blob service where the "
+        "container URL is (with its SAS if it needs one), such as http=http://127.0.0.1:10000/ACCOUNT/CONTAINER?SAS "
+        "(default: %(default)s)",
+    )
+
+
+def chosen_backend(args: argparse.Namespace) -> BackendChoice:
+    """What --backend chose. Raises UsageError."""
+    from pyharness.vsp.backends.choice import parse_backend
+
+    try:
+        return parse_backend(args.backend)
+    except ValueError as error:
+        raise UsageError(f"--backend: {error}", mend="give memory, or http= and the URL of a container") from error
 
 
 def add_cold(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.modules import Modules
 from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
-from pyharness.client.device import HostError
+from pyharness.client.errors import HostError
 from pyharness.commands import options
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
 from pyharness.machine.accel import choose_accelerator
@@ -32,9 +32,10 @@ from pyharness.progress import Progress
 
 if TYPE_CHECKING:
     from pyharness.rig import Rig
+    from pyharness.vsp.backends.choice import BackendChoice
     from pyharness.vsp.scenario import Scenario
 
-_BLOB = "/pyharness/run"
+_BLOB = "pyharness-run"
 _MIB = 1 << 20
 _QUIET = "no kernel warning"
 
@@ -49,6 +50,7 @@ class Report:
     qemu: str = ""
     driver: str = ""
     scenario: str = ""
+    backend: str = ""
     host: dict[str, int] = field(default_factory=dict)
     """How many requests each behaviour of the scenario has had."""
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -73,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_debugging(parser)
     options.add_trace(parser)
     options.add_scenario(parser)
+    options.add_backend(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -83,6 +86,8 @@ def execute(args: argparse.Namespace) -> Exit:
     if args.scenario:
         options.chosen_scenario(args)  # a file that is none is known at once
         report.scenario = str(args.scenario)
+    backend = options.chosen_backend(args)
+    report.backend = backend.name
     with _written(report, progress, args.json):
         trace = options.trace_file(args)
         accelerator = choose_accelerator()
@@ -104,6 +109,7 @@ def execute(args: argparse.Namespace) -> Exit:
             gdb=args.gdb,
             trace=trace,
             scenario=scenario,
+            backend=backend,
         )
         with (
             start(identify=partial(_identify_modules, report, progress)) as running,
@@ -111,7 +117,7 @@ def execute(args: argparse.Namespace) -> Exit:
             _judged(running, report, progress, scenario.tolerate),
             _played(running, scenario, report, progress),
         ):
-            _move(running, source, report, progress)
+            _move(running, source, backend, report, progress)
     return Exit.OK
 
 
@@ -255,8 +261,10 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-def _move(running: Rig, source: BinaryIO, report: Report, progress: Progress) -> None:
-    transfer = running.machine.guest.module("pyharness.guest.transfer").Transfer(running.node, _BLOB)
+def _move(running: Rig, source: BinaryIO, backend: BackendChoice, report: Report, progress: Progress) -> None:
+    blob = f"{backend.container}/{_BLOB}"
+    kind = running.machine.guest.module("pyharness.guest.transfer").Transfer
+    transfer = kind(running.node, blob, backend.host, backend.sas)
     with closing(transfer):
         _transfer(transfer, source, report, progress)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Open a shell in a guest with the patched hv_vmbus and the driver loaded, and a VSP with an empty store attached.
+"""Open a shell in a guest with the patched hv_vmbus and the driver loaded, and a VSP attached.
 
 Python in the guest finds the client library (`import pyharness.client`). Leave with exit or Ctrl-D; the guest ends.
 """
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_qemu(parser)
     options.add_cold(parser)
     options.add_scenario(parser)
+    options.add_backend(parser)
     options.add_debugging(parser)
     options.add_trace(parser)
 
@@ -33,6 +34,7 @@ def execute(args: argparse.Namespace) -> Exit:
     require_terminal()
     trace = options.trace_file(args)
     scenario = options.chosen_scenario(args)
+    backend = options.chosen_backend(args)
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
@@ -47,6 +49,7 @@ def execute(args: argparse.Namespace) -> Exit:
             gdb=args.gdb,
             trace=trace,
             scenario=scenario,
+            backend=backend,
         ) as running,
         running.vsp.behaving(*scenario.behaviours),
     ):
@@ -55,6 +58,6 @@ def execute(args: argparse.Namespace) -> Exit:
             progress.line(f"what the driver holds, from another terminal: pyharness inspect {socket}")
         if scenario.summary:
             progress.line(f"scenario       {scenario.summary}")
-        progress.line(f"{NODE} is served by a VSP with an empty object store; exit or Ctrl-D ends the guest")
+        progress.line(f"{NODE} is served by a VSP with backend {backend.name}; exit or Ctrl-D ends the guest")
         running.machine.interact()
     return Exit.OK

@@ -13,9 +13,9 @@ from pyharness.client.device import BlobDevice
 class Transfer:
     """One blob on its way up and down again, through the device node `path`."""
 
-    def __init__(self, path: str, blob: str) -> None:
+    def __init__(self, path: str, blob: str, host: str, sas: str) -> None:
         self._device = BlobDevice(path)
-        self._client = BlobClient(self._device)
+        self._client = BlobClient(self._device, host=host, sas=sas)
         self._blob = blob
         self._blocks: list[str] = []
         self._digest = hashlib.sha256()

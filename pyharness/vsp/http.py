@@ -30,7 +30,7 @@ class RequestHead(NamedTuple):
     headers: dict[str, str]
 
 
-def parse_request_head(head: bytes) -> RequestHead:
+def read_request_head(head: bytes) -> h11.Request:
     """Raises BadHead, also for bytes after the blank line: a body belongs into the data buffer."""
     # A fresh state machine for each head, because h11 insists on seeing the body before the next request.
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
@@ -45,6 +45,12 @@ def parse_request_head(head: bytes) -> RequestHead:
         raise BadHead(f"HTTP/{event.http_version.decode('ascii')} is not served")
     if connection.trailing_data[0]:
         raise BadHead("bytes follow the head")
+    return event
+
+
+def parse_request_head(head: bytes) -> RequestHead:
+    """As `read_request_head`, taken apart."""
+    event = read_request_head(head)
     try:
         target = urlsplit(event.target.decode("ascii"))
         query = dict(parse_qsl(target.query, keep_blank_values=True, strict_parsing=bool(target.query)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -43,6 +44,7 @@ class VspRequest:
 
     __slots__ = (
         "_responder",
+        "arrived",
         "completion_requested",
         "data",
         "epoch",
@@ -59,6 +61,7 @@ class VspRequest:
 
     def __init__(self, frame: frames.Request, memory: GuestMemory, responder: Responder) -> None:
         self._responder = responder
+        self.arrived = time.monotonic()
         self.transaction_id = frame.transaction_id
         self.packet_type = frame.packet_type
         self.completion_requested = frame.completion_requested

@@ -65,6 +65,10 @@ class Status(IntEnum):
     """A registered-buffer operation."""
     IO_TIMEOUT = 0xC00000B5
     """The backend did not answer within the request's timeout."""
+    INVALID_NETWORK_RESPONSE = 0xC00000C3
+    """What the backend's endpoint said is no HTTP/1.1."""
+    UNEXPECTED_NETWORK_ERROR = 0xC00000C4
+    """The way to the backend's endpoint failed in another manner than those below."""
     INTERNAL_ERROR = 0xC00000E5
     """The backend raised; the traceback is in `VspServer.errors`."""
     INVALID_ADDRESS = 0xC0000141
@@ -73,6 +77,12 @@ class Status(IntEnum):
     """The inline data is not 56 bytes long."""
     CONNECTION_DISCONNECTED = 0xC000020C
     """Given by the device itself while no backend is attached."""
+    CONNECTION_RESET = 0xC000020D
+    """The backend's endpoint hung up in the middle of the request; whether it carried it out is unknown."""
+    CONNECTION_REFUSED = 0xC0000236
+    """Nobody listens at the backend's endpoint, so nothing was sent; so too with the next two."""
+    NETWORK_UNREACHABLE = 0xC000023C
+    HOST_UNREACHABLE = 0xC000023D
 
 
 class RequestHeader(NamedTuple):

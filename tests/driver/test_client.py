@@ -14,6 +14,7 @@ from pyharness.vsp.server import VspServer
 from pyharness.vsp.wire import Status
 from tests.driver.lab import Lab
 from tests.driver.pattern import pattern
+from tests.examples import examples
 
 MIB = 1 << 20
 PATH = "/container/a blob?with #odd name"
@@ -79,10 +80,10 @@ def test_threads_share_a_device(lab: Lab, node: str, store: MemoryBackend) -> No
 
 
 def test_failures_are_exceptions_that_say_what(lab: Lab, node: str, vsp: VspServer) -> None:
-    assert lab.work.client_failure(node, "too many pages") == "InvalidRequest"
+    assert lab.work.client_failure(node, "too many pages") == "TooManyPages"
     assert lab.work.client_failure(node, "no response buffer") == "InvalidRequest"
     vsp.behaviour = lambda request: request.complete(error=Status.INVALID_PARAMETER)
-    assert lab.work.client_failure(node, "host") == "HostError"
+    assert lab.work.client_failure(node, "host") == "RequestRefused"
 
     def lose(request: VspRequest) -> bool:
         request.complete_raw(b"")
@@ -95,3 +96,25 @@ def test_failures_are_exceptions_that_say_what(lab: Lab, node: str, vsp: VspServ
 
 def test_in_place(lab: Lab, node: str) -> None:
     assert tuple(lab.work.client_in_place(node)) == (True, True)
+
+
+def test_request_that_is_given_up(lab: Lab, node: str, vsp: VspServer) -> None:
+    """Its caller is free at once and goes on with the next, while the host still has the first and its memory."""
+    caller = lab.work.IsolatedCaller(node)
+    assert caller.ask() == "right"
+    vsp.behaviour = lambda request: True
+    asking = lab.guest.spawn(caller.ask)
+    vsp.wait_in_flight(1)
+    caller.device.cancel()
+    assert asking.result(60) == "Interrupted"
+    assert caller.ask(0.1) == "Interrupted"
+    vsp.behaviour = None
+    assert caller.ask() == "right"
+    assert vsp.in_flight
+    caller.device.close()
+
+
+def test_examples_of_the_documentation(lab: Lab, node: str, store: MemoryBackend) -> None:
+    for code in examples("client.md", "Device()", "azure.storage"):
+        lab.work.run_example(code.replace("Device()", f"Device({node!r})"))
+    assert list(store.blobs) == ["/container/greeting"]

@@ -28,7 +28,9 @@ from typing import Any
 
 from pyharness.client.abi import AZURE_BLOB_IOCTL, MAX_PAGES, AzBlobRequestSync
 from pyharness.client.blob import BlobClient, BlobServiceError
-from pyharness.client.device import BlobDevice, HostError
+from pyharness.client.device import BlobDevice
+from pyharness.client.errors import HostError
+from pyharness.client.isolated import IsolatedDevice
 from tests.driver.pattern import ORDER_SIZE, Order, pattern
 
 PAGE = mmap.PAGESIZE
@@ -1073,6 +1075,30 @@ def client_failure(node: str, kind: str) -> str:
         except (OSError, HostError) as error:
             return type(error).__name__
     return ""
+
+
+class IsolatedCaller:
+    """Requests that can be given up."""
+
+    def __init__(self, node: str) -> None:
+        self.device = IsolatedDevice(node)
+
+    def ask(self, wait_s: float | None = None) -> str:
+        """The name of the exception, or whether the answer is right."""
+        order = Order(1, 70_000, 3, 50_000, 4, 10)
+        room = bytearray(70_000)
+        try:
+            answer = self.device.request(
+                order.pack(), data_out=pattern(1, 70_000), data_in=room, response_size=10, wait_s=wait_s
+            )
+        except OSError as error:
+            return type(error).__name__
+        return "right" if room[:50_000] == pattern(3, 50_000) and answer.head == pattern(4, 10) else "wrong"
+
+
+def run_example(code: str) -> None:
+    """An example of the documentation, as a program of its own."""
+    exec(compile(code, "example", "exec"), {"__name__": "__main__"})
 
 
 def client_in_place(node: str) -> tuple[bool, bool]:

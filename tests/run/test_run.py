@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import random
@@ -21,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import BlobServiceClient, ContainerClient, generate_container_sas
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import Prepared
+from pyharness.azurite import ACCOUNT, KEY, Azurite
 from pyharness.client.blob import CHUNK_BYTES
 from pyharness.errors import Exit
 from pyharness.report.subjects import Subject
@@ -247,3 +250,21 @@ def test_a_driver_that_does_not_build_is_the_verdict(subject: Subject, edited: P
     assert "hv_azure_blob does not build" in run.output and "kernel/hv_azure_blob.c:" in run.output
     assert "Traceback" not in run.output
     run.wait_until_gone()
+
+
+@ONE_KERNEL
+def test_through_a_blob_service(tmp_path: Path, azurite: Azurite) -> None:
+    """The file goes through the driver to Azurite and comes back; the container's SAS is all that it takes."""
+    with BlobServiceClient(azurite.account_url, azurite.credential) as service:
+        service.create_container("run")
+    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    sas = generate_container_sas(ACCOUNT, "run", account_key=KEY, permission="rcwd", expiry=expiry)
+    source, report = tmp_path / "source", tmp_path / "report.json"
+    source.write_bytes(random.Random(3).randbytes(CHUNK_BYTES + 100_000))
+    run = Run((str(source), "--json", str(report), "--backend", f"http={azurite.account_url}/run?{sas}"))
+    assert run.finish() == Exit.OK, run.output
+    told = json.loads(report.read_text())
+    assert (told["verdict"], told["backend"]) == ("pass", f"{azurite.account_url}/run")
+    assert sas not in run.output + report.read_text()
+    with ContainerClient(azurite.account_url, "run", azurite.credential) as container:
+        assert list(container.list_blobs()) == []

@@ -24,6 +24,7 @@ from pyharness.commands import check, clean, run
 from pyharness.errors import CheckFailed, Exit, GuestCrashed, HarnessError, TimedOut
 from pyharness.progress import Progress
 from pyharness.rig import Rig
+from pyharness.vsp.backends.choice import parse_backend
 
 NOBODY = 65534
 
@@ -370,3 +371,27 @@ def test_what_is_no_dump_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     for path in (tmp_path / "text", tmp_path / "absent", tmp_path):
         assert cli.main(["inspect", str(path)]) == Exit.USAGE
         assert capsys.readouterr().err.startswith("pyharness: ")
+
+
+# -- --backend
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ("disk", "there is no backend disk"),
+        ("http", "not the URL of an endpoint"),
+        ("http=ftp://h/c", "not the URL of an endpoint: ftp://h"),
+        ("http=http://h", "http://h names no container"),
+    ],
+)
+def test_backend_that_cannot_be(given: str, cause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--backend", given]) == Exit.USAGE
+    assert cause in capsys.readouterr().err
+
+
+def test_backend_of_a_container() -> None:
+    choice = parse_backend("http=http://127.0.0.1:10000/account/a%20b/?sv=1&sig=x%3D")
+    assert (choice.endpoint, choice.host) == ("http://127.0.0.1:10000", "127.0.0.1:10000")
+    assert (choice.container, choice.sas) == ("/account/a b", "sv=1&sig=x%3D")
+    assert "sig" not in choice.name

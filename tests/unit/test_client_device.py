@@ -12,19 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from pyharness.client.blob import BlobClient, parse_answer
+from pyharness.client.blob import BlobClient
 from pyharness.client.buffers import Buffer, BufferPool, pages_touched
-from pyharness.client.device import (
+from pyharness.client.device import BlobDevice, Response, max_data
+from pyharness.client.errors import (
     BadAddress,
-    BlobDevice,
     DeviceError,
     DeviceGone,
     HostError,
+    HostTimeout,
     InvalidRequest,
     NotABlobDevice,
-    Response,
+    RequestRefused,
+    ServiceUnreachable,
+    TooManyPages,
     device_error,
+    host_error,
 )
+from pyharness.client.http import parse_answer, request_head
+from pyharness.client.isolated import IsolatedDevice
+from pyharness.vsp.wire import Status
 
 PAGE = mmap.PAGESIZE
 
@@ -77,10 +84,58 @@ def test_data_that_does_not_fit_is_not_sent() -> None:
         device.request(b"head", data_out=b"0123456789", data_in=bytearray(9))
 
 
-def test_host_status() -> None:
+def test_too_many_pages_is_told_from_other_invalid_requests() -> None:
+    assert type(device_error(errno.EINVAL, "", too_many_pages=True)) is TooManyPages
+    assert type(device_error(errno.EFAULT, "", too_many_pages=True)) is BadAddress
+
+
+@pytest.mark.parametrize(
+    ("head", "response", "pages"), [(1, 1, 8190), (PAGE, PAGE, 8190), (PAGE + 1, PAGE, 8189), (100, 16384, 8187)]
+)
+def test_largest_data_buffer(head: int, response: int, pages: int) -> None:
+    assert max_data(head, response) == pages * PAGE
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sent"),
+    [
+        (0xC000000D, RequestRefused, False),
+        (0xC0000236, ServiceUnreachable, False),
+        (0xC00000B5, HostTimeout, True),
+        (0xC0001234, HostError, True),
+    ],
+)
+def test_host_status(status: int, kind: type[HostError], sent: bool) -> None:
     assert Response(0, b"x").check().head == b"x"
-    with pytest.raises(HostError, match="0xc000000d"):
-        Response(0xC000000D, b"").check()
+    with pytest.raises(HostError, match=f"{status:#x}") as caught:
+        Response(status, b"").check()
+    assert type(caught.value) is kind
+    assert not isinstance(caught.value, OSError)
+    assert (caught.value.status, caught.value.sent) == (status, sent)
+    assert kind.advice in str(caught.value)
+
+
+def test_client_and_vsp_name_statuses_alike() -> None:
+    """ACCESS_VIOLATION is a guest's doing that gave memory which it cannot write itself: it has no name for it."""
+    unnamed = {Status.SUCCESS, Status.ACCESS_VIOLATION}
+    assert {host_error(status).name for status in Status if status not in unnamed} == {
+        status.name for status in Status if status not in unnamed
+    }
+
+
+def test_isolated_device() -> None:
+    """What the driver says comes through the other process, which is replaced when it was ended."""
+    with IsolatedDevice("/dev/null") as device:
+        for _ in range(2):
+            with pytest.raises(NotABlobDevice, match="/dev/null"):
+                device.request(b"head", data_out=b"data", data_in=bytearray(9))
+            device.cancel()
+        with pytest.raises(ValueError, match="10 bytes to send in a data buffer of 9"):
+            device.request(b"head", data_out=b"0123456789", data_in=bytearray(9))
+        with pytest.raises(TooManyPages):
+            device.request(b"head", data_in=bytearray(max_data(4) + 1))
+    with pytest.raises(ValueError, match="closed"):
+        device.request(b"head")
 
 
 @pytest.mark.parametrize(
@@ -146,10 +201,48 @@ def test_answer_head() -> None:
     assert answer.headers == {"content-length": "5", "etag": '"x"'}
 
 
-@pytest.mark.parametrize("head", [b"", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\0\xff", b"HTTP/1.1 200 OK"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"\0\xff",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    ],
+)
 def test_what_is_no_answer_head(head: bytes) -> None:
     with pytest.raises(ValueError, match="response head"):
         parse_answer(head)
+
+
+def test_answer_head_with_a_name_twice() -> None:
+    answer = parse_answer(b"HTTP/1.1 200 OK\r\nVary: a\r\nvary: b\r\n\r\n")
+    assert answer.headers == {"vary": "a, b"}
+
+
+def test_request_head() -> None:
+    head = request_head("PUT", "/a%20b?c=d", [("Host", "h"), ("x-ms-meta-a", "b \u00fc")])
+    assert head == b"PUT /a%20b?c=d HTTP/1.1\r\nHost: h\r\nx-ms-meta-a: b \xfc\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "header"),
+    [
+        ("GET /", "/", ("A", "b")),
+        ("", "/", ("A", "b")),
+        ("GET", "/a b", ("A", "b")),
+        ("GET", "/a\r\nB: c", ("A", "b")),
+        ("GET", "/", ("A", "b\r\nC: d")),
+        ("GET", "/", ("A\n", "b")),
+        ("GET", "/", ("", "b")),
+        ("GET", "/", ("A", "\u0416")),
+    ],
+)
+def test_nothing_slips_into_a_request_head(method: str, target: str, header: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"request line|header"):
+        request_head(method, target, [header])
 
 
 def test_chunk_must_fit_into_a_request() -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import pytest
 
-from pyharness.client.blob import Answer as HttpAnswer
-from pyharness.client.blob import parse_answer
+from pyharness.client.http import Answer as HttpAnswer
+from pyharness.client.http import parse_answer
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.http import BadHead, parse_range, parse_request_head
 from pyharness.vsp.server import VspServer
@@ -266,6 +267,35 @@ def test_response_buffer_too_small(peer: DevicePeer, store: MemoryBackend) -> No
     assert store.read("/b") == b"ok", "as documented, the operation has been done"
 
 
+def listed(peer: DevicePeer, query: str = "") -> tuple[list[str], str]:
+    answer, body = ask(peer, "GET", "/c", query=f"restype=container&comp=list{query}", room=50_000)
+    assert answer.status == 200
+    root = ElementTree.fromstring(body)
+    return [element.text or "" for element in root.iterfind("Blobs/Blob/Name")], root.findtext("NextMarker", "")
+
+
+def test_list(peer: DevicePeer, store: MemoryBackend) -> None:
+    for path in ("/c/b <1>", "/c/a", "/c/b/2", "/other/b", "/cc/b"):
+        store.write(path, path.encode())
+    assert listed(peer) == (["a", "b <1>", "b/2"], "")
+    assert listed(peer, "&prefix=b") == (["b <1>", "b/2"], "")
+    assert listed(peer, "&maxresults=2") == (["a", "b <1>"], "b/2")
+    assert listed(peer, "&maxresults=2&marker=b/2") == (["b/2"], "")
+    assert listed(peer, "&prefix=nothing") == ([], "")
+    for wrong in ("0", "5001", "x"):
+        refusal = ask(peer, "GET", "/c", query=f"restype=container&comp=list&maxresults={wrong}", room=5000)
+        assert refused(refusal) == (400, "OutOfRangeQueryParameterValue")
+
+
+def test_md5_is_kept(peer: DevicePeer) -> None:
+    ask(peer, "PUT", data=CONTENT, x_ms_blob_content_md5="bWQ1")
+    assert ask(peer, "HEAD")[0].headers["content-md5"] == "bWQ1"
+    put_block(peer, 1, b"x")
+    made = block_list(("Latest", 1))
+    assert ask(peer, "PUT", query="comp=blocklist", data=made, x_ms_blob_content_md5="bW9yZQ==")[0].status == 201
+    assert ask(peer, "GET", room=10)[0].headers["content-md5"] == "bW9yZQ=="
+
+
 @pytest.mark.parametrize(
     ("method", "query", "headers", "status"),
     [
@@ -308,7 +338,8 @@ def test_conditions(peer: DevicePeer, store: MemoryBackend) -> None:
     assert refused(ask(peer, "GET", room=10, If_Match='"x"')) == (412, "ConditionNotMet")
     unmodified = ask(peer, "GET", room=1000, If_None_Match=etag)
     assert (unmodified[0].status, unmodified[1]) == (304, b"")
-    assert refused(ask(peer, "PUT", data=b"two", If_None_Match="*")) == (412, "ConditionNotMet")
+    assert refused(ask(peer, "PUT", data=b"two", If_None_Match="*")) == (409, "BlobAlreadyExists")
+    assert refused(ask(peer, "DELETE", If_None_Match="*")) == (412, "ConditionNotMet")
     assert refused(ask(peer, "PUT", data=b"two", If_Match='"x"')) == (412, "ConditionNotMet")
     assert refused(ask(peer, "DELETE", If_Match='"x"')) == (412, "ConditionNotMet")
     assert store.read(PATH) == b"one"

@@ -253,6 +253,7 @@ class DevicePeer:
         room: int | None = None,
         response_room: int = PAGE,
         offsets: tuple[int, int, int] = (0, 0, 0),
+        timeout_ms: int = 30_000,
         timeout_s: float = 60.0,
     ) -> Answer:
         """What the driver does for one ioctl; `offsets` are those of the buffers in their first pages."""
@@ -268,7 +269,7 @@ class DevicePeer:
             self.ram.write(pages, head_at, head)
             header = RequestHeader(
                 0,
-                30_000,
+                timeout_ms,
                 data_at,
                 room,
                 len(data),

@@ -8,10 +8,12 @@
 | `PUT /path?comp=blocklist` | 201; makes the blob of the blocks that the XML body lists |
 | `GET /path`, with `Range` or `x-ms-range` | 200, 206, 416; the body goes into the data buffer |
 | `HEAD /path`, `DELETE /path` | 200, 202 |
+| `GET /container?restype=container&comp=list`, with `prefix`, `marker`, `maxresults` | 200; the blobs, in XML |
 
-`If-Match` and `If-None-Match` are honoured (412, 304). A data buffer too small for the body of a GET gives 413, with
-the length that is needed in Content-Length. Other failures carry the service's XML error body when the data buffer has
-room for it. A response buffer too small for the head gives the status BUFFER_TOO_SMALL; the operation is done then.
+`If-Match` and `If-None-Match` are honoured (412, 304; 409 for what is to be made and exists). A data buffer too small
+for the body of a GET gives 413, with the length that is needed in Content-Length. Other failures carry the service's
+XML error body when the data buffer has room for it. A response buffer too small for the head gives the status
+BUFFER_TOO_SMALL; the operation is done then.
 Containers need not be made and nothing is authenticated.
 """
 
@@ -25,23 +27,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import accumulate, count
-from uuid import uuid4
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from pyharness.vsp.http import (
-    BadHead,
-    RequestHead,
-    format_response_head,
-    http_date,
-    parse_range,
-    parse_request_head,
-)
+from pyharness.vsp.backends.reply import Failure, Reply, answer, check_length
+from pyharness.vsp.http import BadHead, RequestHead, http_date, parse_range, parse_request_head
 from pyharness.vsp.request import VspRequest
-from pyharness.vsp.wire import Status
 
-_API_VERSION = "2023-11-03"
 _MAX_BLOCK_ID = 64
+_MAX_RESULTS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +45,8 @@ class Blob:
     etag: str
     modified: str
     content_type: str
+    content_md5: str
+    """As the client has given it; empty without."""
     blocks: Mapping[str, bytes]
     """Block id to content, in order; a blob put whole is one block with no name."""
     order: tuple[bytes, ...]
@@ -70,37 +66,6 @@ class Blob:
             yield memoryview(block)[start - begin : end - begin]
             start = self.ends[index]
             index += 1
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What goes into the response head and, with `body`, into the data buffer."""
-
-    status: HTTPStatus
-    headers: tuple[tuple[str, str], ...] = ()
-    length: int = 0
-    body: Callable[[], Iterator[memoryview]] | None = None
-
-
-class _Failure(Exception):
-    """An answer of the service other than success."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.headers = headers
-
-    def reply(self) -> Reply:
-        if self.status == HTTPStatus.NOT_MODIFIED:
-            return Reply(self.status, self.headers)
-        text = f"<Error><Code>{self.code}</Code><Message>{escape(self.message)}</Message></Error>"
-        body = f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
-        headers = (("x-ms-error-code", self.code), *self.headers)
-        return Reply(
-            self.status, (*headers, ("Content-Type", "application/xml")), len(body), lambda: iter([memoryview(body)])
-        )
 
 
 @dataclass
@@ -131,48 +96,22 @@ class MemoryBackend:
             head = parse_request_head(request.request.read())
             reply = self._route(head, request)
         except BadHead as error:
-            reply = _Failure(HTTPStatus.BAD_REQUEST, "InvalidInput", str(error)).reply()
-        except _Failure as failure:
+            reply = Failure(HTTPStatus.BAD_REQUEST, "InvalidInput", str(error)).reply()
+        except Failure as failure:
             reply = failure.reply()
-        self._answer(request, head, reply)
-
-    def _answer(self, request: VspRequest, head: RequestHead | None, reply: Reply) -> None:
-        status, length = reply.status, reply.length
-        if reply.body is not None and (head is None or head.method != "HEAD"):
-            if length <= len(request.data):
-                offset = 0
-                for piece in reply.body():
-                    offset += request.data.write(piece, offset)
-            elif status < HTTPStatus.BAD_REQUEST:
-                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            else:
-                length = 0
-        sent = head.headers if head is not None else {}
-        client_id = sent.get("x-ms-client-request-id")
-        headers = [
-            ("Content-Length", str(length)),
-            ("Date", http_date()),
-            ("x-ms-request-id", str(uuid4())),
-            ("x-ms-version", sent.get("x-ms-version", _API_VERSION)),
-            *((("x-ms-client-request-id", client_id),) if client_id else ()),
-            *reply.headers,
-        ]
-        answer = format_response_head(status, headers)
-        if len(answer) > len(request.response):
-            request.complete(Status.BUFFER_TOO_SMALL)
-            return
-        request.response.write(answer)
-        request.complete(response_len=len(answer))
+        method, sent = (head.method, head.headers) if head is not None else ("", {})
+        answer(request, reply, method, sent)
 
     def _route(self, head: RequestHead, request: VspRequest) -> Reply:
         if head.method not in {method for method, _ in _ROUTES}:
             allowed = ", ".join(sorted({method for method, _ in _ROUTES}))
-            raise _Failure(
+            raise Failure(
                 HTTPStatus.METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", f"no {head.method}", (("Allow", allowed),)
             )
-        route = _ROUTES.get((head.method, head.query.get("comp", "")))
-        if route is None or "restype" in head.query or "transfer-encoding" in head.headers:
-            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
+        kind = " ".join(filter(None, (head.query.get("restype"), head.query.get("comp"))))
+        route = _ROUTES.get((head.method, kind))
+        if route is None or "transfer-encoding" in head.headers:
+            raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"{head.method} {dict(head.query)}")
         return route(self, head, request)
 
     # -- operations
@@ -180,7 +119,7 @@ class MemoryBackend:
     def _put_blob(self, head: RequestHead, request: VspRequest) -> Reply:
         kind = head.headers.get("x-ms-blob-type", "BlockBlob")
         if kind != "BlockBlob":
-            raise _Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"blob type {kind}")
+            raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", f"blob type {kind}")
         body = self._body(head, request)
         content_type = head.headers.get("content-type", "application/octet-stream")
         return self._created(
@@ -194,7 +133,7 @@ class MemoryBackend:
         except (binascii.Error, ValueError):
             decoded = b""
         if not 0 < len(decoded) <= _MAX_BLOCK_ID:
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidQueryParameterValue", "blockid is not base64 of 1-64 bytes")
+            raise Failure(HTTPStatus.BAD_REQUEST, "InvalidQueryParameterValue", "blockid is not base64 of 1-64 bytes")
         body = self._body(head, request)
         with self._lock:
             self._staged.setdefault(head.path, {})[block_id] = body
@@ -207,7 +146,7 @@ class MemoryBackend:
                 for element in ElementTree.fromstring(self._body(head, request))
             ]
         except ElementTree.ParseError as error:
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidXmlDocument", str(error)) from error
+            raise Failure(HTTPStatus.BAD_REQUEST, "InvalidXmlDocument", str(error)) from error
         with self._lock:
             staged = self._staged.get(head.path, {})
             blob = self.blobs.get(head.path)
@@ -222,7 +161,7 @@ class MemoryBackend:
             for tag, block_id in listed:
                 found = next((source[block_id] for source in sources.get(tag, ()) if block_id in source), None)
                 if found is None or not block_id:
-                    raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidBlockList", f"no block {tag} {block_id}")
+                    raise Failure(HTTPStatus.BAD_REQUEST, "InvalidBlockList", f"no block {tag} {block_id}")
                 blocks[block_id] = found
                 order.append(found)
         content_type = head.headers.get("x-ms-blob-content-type", "application/octet-stream")
@@ -233,7 +172,7 @@ class MemoryBackend:
         asked = parse_range(head.headers.get("x-ms-range") or head.headers.get("range"), blob.size)
         start, end = asked or (0, blob.size)
         if asked and start >= end:
-            raise _Failure(
+            raise Failure(
                 HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
                 "InvalidRange",
                 "the range starts past the end",
@@ -253,6 +192,26 @@ class MemoryBackend:
         blob = self._existing(head)
         return Reply(HTTPStatus.OK, self._describe(blob), blob.size)
 
+    def _list(self, head: RequestHead, request: VspRequest) -> Reply:
+        container = head.path.rstrip("/") + "/"
+        prefix, marker = head.query.get("prefix", ""), head.query.get("marker", "")
+        try:
+            count = int(head.query.get("maxresults", _MAX_RESULTS))
+        except ValueError:
+            count = 0
+        if not 0 < count <= _MAX_RESULTS:
+            raise Failure(HTTPStatus.BAD_REQUEST, "OutOfRangeQueryParameterValue", "maxresults is not in 1..5000")
+        found = {
+            path.removeprefix(container): blob for path, blob in list(self.blobs.items()) if path.startswith(container)
+        }
+        names = sorted(name for name in found if name.startswith(prefix) and name >= marker)
+        blobs = "".join(_listed(name, found[name]) for name in names[:count])
+        following = escape(names[count]) if len(names) > count else ""
+        asked = f"<Prefix>{escape(prefix)}</Prefix><MaxResults>{count}</MaxResults>"
+        text = f"{asked}<Blobs>{blobs}</Blobs><NextMarker>{following}</NextMarker>"
+        body = f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults>{text}</EnumerationResults>'.encode()
+        return Reply(HTTPStatus.OK, (("Content-Type", "application/xml"),), len(body), lambda: iter([memoryview(body)]))
+
     def _delete(self, head: RequestHead, request: VspRequest) -> Reply:
         with self._lock:
             self._existing(head)
@@ -263,19 +222,13 @@ class MemoryBackend:
 
     @staticmethod
     def _body(head: RequestHead, request: VspRequest) -> bytes:
-        valid = request.data_valid
-        announced = head.headers.get("content-length")
-        if announced is None:
-            raise _Failure(HTTPStatus.LENGTH_REQUIRED, "MissingContentLengthHeader", "Content-Length is missing")
-        if int(announced) != len(valid):
-            message = f"Content-Length {announced}, but {len(valid)} bytes in the data buffer"
-            raise _Failure(HTTPStatus.BAD_REQUEST, "InvalidHeaderValue", message)
-        return valid.read()
+        check_length(head.headers.get("content-length"), request)
+        return request.data_valid.read()
 
     def _existing(self, head: RequestHead) -> Blob:
         blob = self.blobs.get(head.path)
         if blob is None:
-            raise _Failure(HTTPStatus.NOT_FOUND, "BlobNotFound", "The specified blob does not exist.")
+            raise Failure(HTTPStatus.NOT_FOUND, "BlobNotFound", "The specified blob does not exist.")
         self._check_conditions(head, blob)
         return blob
 
@@ -283,11 +236,13 @@ class MemoryBackend:
     def _check_conditions(head: RequestHead, blob: Blob | None) -> None:
         wanted, unwanted = head.headers.get("if-match"), head.headers.get("if-none-match")
         if wanted is not None and not _matches(wanted, blob):
-            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-Match does not hold")
+            raise Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-Match does not hold")
         if unwanted is not None and _matches(unwanted, blob):
             if head.method in ("GET", "HEAD"):
-                raise _Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
-            raise _Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
+                raise Failure(HTTPStatus.NOT_MODIFIED, "ConditionNotMet", "not modified")
+            if head.method == "PUT" and unwanted.strip() == "*":
+                raise Failure(HTTPStatus.CONFLICT, "BlobAlreadyExists", "The specified blob already exists.")
+            raise Failure(HTTPStatus.PRECONDITION_FAILED, "ConditionNotMet", "If-None-Match does not hold")
 
     def _commit(
         self,
@@ -302,7 +257,8 @@ class MemoryBackend:
             if head is not None:
                 self._check_conditions(head, self.blobs.get(path))
             etag = f'"0x{next(self._revisions):016X}"'
-            blob = Blob(etag, http_date(), content_type, blocks, order, tuple(accumulate(map(len, order))))
+            md5 = head.headers.get("x-ms-blob-content-md5", "") if head is not None else ""
+            blob = Blob(etag, http_date(), content_type, md5, blocks, order, tuple(accumulate(map(len, order))))
             self.blobs[path] = blob
             self._staged.pop(path, None)
         return blob
@@ -315,11 +271,24 @@ class MemoryBackend:
             ("Content-Type", blob.content_type),
             ("Accept-Ranges", "bytes"),
             ("x-ms-blob-type", "BlockBlob"),
+            *((("Content-MD5", blob.content_md5),) if blob.content_md5 else ()),
         )
 
     @staticmethod
     def _created(blob: Blob) -> Reply:
         return Reply(HTTPStatus.CREATED, (("ETag", blob.etag), ("Last-Modified", blob.modified)))
+
+
+def _listed(name: str, blob: Blob) -> str:
+    properties = {
+        "Last-Modified": blob.modified,
+        "Etag": blob.etag,
+        "Content-Length": str(blob.size),
+        "Content-Type": blob.content_type,
+        "BlobType": "BlockBlob",
+    }
+    told = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in properties.items())
+    return f"<Blob><Name>{escape(name)}</Name><Properties>{told}</Properties></Blob>"
 
 
 def _matches(condition: str, blob: Blob | None) -> bool:
@@ -337,4 +306,5 @@ _ROUTES: Mapping[tuple[str, str], _Operation] = {
     ("GET", ""): MemoryBackend._get,
     ("HEAD", ""): MemoryBackend._head,
     ("DELETE", ""): MemoryBackend._delete,
+    ("GET", "container list"): MemoryBackend._list,
 }
