@@ -17,7 +17,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -202,6 +204,55 @@ def rm(place: Place, args: argparse.Namespace) -> Iterator[Result]:
             yield {"name": entry.name, "bytes": entry.size}
 
 
+def bench(place: Place, args: argparse.Namespace) -> Iterator[Result]:
+    """Write and read blobs from several threads, remove them again, and tell how long that took."""
+    if min(args.size, args.clients, args.count) < 1:
+        raise ToolError("--size, --clients and --count are 1 at least", _USAGE)
+    content = os.urandom(args.size)
+    expected = hashlib.sha256(content).hexdigest()
+
+    def write(name: str) -> None:
+        place.client.put(place.of(name), content)
+
+    def read(name: str) -> None:
+        if place.client.get(place.of(name), None).sha256 != expected:
+            raise ToolError(f"{name}: what was read is not what was written")
+
+    # A name that nobody else's blob has.
+    prefix = f"bench-{os.urandom(8).hex()}"
+    names = [[f"{prefix}/{client}-{turn}" for turn in range(args.count)] for client in range(args.clients)]
+    try:
+        for operation, action in (("put", write), ("get", read)):
+            yield {"operation": operation, "bytes": args.size, "clients": args.clients, **_timed(action, names)}
+    finally:
+        for entry in place.client.list(place.path, f"{prefix}/"):
+            place.client.delete(place.of(entry.name))
+
+
+def _timed(action: Callable[[str], None], names: Sequence[Sequence[str]]) -> Result:
+    """Each client does it with its names, all at once. Raises what the first that failed has raised."""
+
+    def client(own: Sequence[str]) -> list[float]:
+        taken = []
+        for name in own:
+            started = time.perf_counter()
+            action(name)
+            taken.append(time.perf_counter() - started)
+        return taken
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(names)) as pool:
+        each = sorted(chain.from_iterable(pool.map(client, names)))
+    seconds = time.perf_counter() - started
+    return {
+        "operations": len(each),
+        "seconds": seconds,
+        "ops_per_s": len(each) / seconds,
+        "p50_us": round(each[len(each) // 2] * 1e6),
+        "p99_us": round(each[len(each) * 99 // 100] * 1e6),
+    }
+
+
 class _Command(NamedTuple):
     run: Callable[[Place, argparse.Namespace], Iterator[Result]]
     arguments: Mapping[str, Mapping[str, Any]]
@@ -228,6 +279,15 @@ COMMANDS: Mapping[str, _Command] = {
     "ls": _Command(ls, {"glob": {**_GLOBS, "nargs": "?"}}, "{bytes:>14}  {modified}  {name}"),
     "stat": _Command(stat, {"name": {"metavar": "NAME", "nargs": "+"}}, "{name}  {size}"),
     "rm": _Command(rm, {"glob": _GLOBS}, "{name}  removed"),
+    "bench": _Command(
+        bench,
+        {
+            "--size": {"type": int, "default": 1 << 20, "metavar": "BYTES", "help": "of a blob (default: 1 MiB)"},
+            "--clients": {"type": int, "default": 1, "help": "threads (default: 1)"},
+            "--count": {"type": int, "default": 16, "help": "blobs of each (default: 16)"},
+        },
+        "{operation}  {size} x {operations}  {clients} clients  {ops_per_s:.1f}/s  p50 {p50_us} us  p99 {p99_us} us",
+    ),
 }
 
 

@@ -105,3 +105,15 @@ def test_exit_codes(lab: Lab, node: str, vsp: VspServer, store: MemoryBackend) -
     assert blob(lab, node, "--container", "nowhere", "ls").status == 2
     assert blob(lab, "/dev/azure_blob9", "ls").status == 5
     assert blob(lab, node, "ls").stdout == b""
+
+
+def test_bench_leaves_nothing(lab: Lab, node: str, vsp: VspServer, store: MemoryBackend) -> None:
+    before = vsp.counters.requests
+    put, got = told(blob(lab, node, "--json", "bench", "--size", "10000", "--clients", "3", "--count", "4"))
+    assert [(one["operation"], one["operations"], one["clients"]) for one in (put, got)] == [
+        ("put", 12, 3),
+        ("get", 12, 3),
+    ]
+    assert 0 < put["p50_us"] <= put["p99_us"] <= put["seconds"] * 1e6
+    assert vsp.counters.requests == before + 12 + 12 + 1 + 12  # written, read, listed, removed
+    assert not store.blobs
