@@ -32,6 +32,7 @@ SUBCOMMANDS = (
     Subcommand("test", "build what is missing, then run the test suite with pytest"),
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
+    Subcommand("bench", "measure the driver against HTTP through the guest's TCP stack"),
     Subcommand("check", "static checks: ruff, mypy, checkpatch, licensing"),
     Subcommand("abi", "the ABI as all its sources have it, whether they agree, and what is recorded of it"),
     Subcommand("build", "build QEMU, kernel modules and the guest image into the cache"),
