@@ -3,7 +3,7 @@
 # Arguments for pyharness: make run ARGS='--kernel debian-6.1 FILE'
 
 PYHARNESS := .venv/bin/pyharness
-COMMANDS := run test matrix check abi build shell doctor
+COMMANDS := run test matrix check abi bench build shell doctor
 
 .PHONY: $(COMMANDS) setup clean lock
 

@@ -33,6 +33,7 @@ SUBCOMMANDS = (
     Subcommand("test", "build what is missing, then run the test suite with pytest"),
     Subcommand("matrix", "run the test suite on every kernel and print one table"),
     Subcommand("fuzz", "fuzz the ioctl from the guest, or the driver by a hostile host"),
+    Subcommand("bench", "measure the driver against HTTP through the guest's TCP stack"),
     Subcommand("check", "static checks: style, licences, static analysis, the interface to user space"),
     Subcommand("abi", "the ABI as all its sources have it, whether they agree, and what is recorded of it"),
     Subcommand("series", "the driver as patches for a kernel tree, and the gate that they must pass"),

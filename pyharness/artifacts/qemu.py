@@ -25,6 +25,8 @@ _RECIPE = "1"  # raise it when the way of building changes
 _RELEASE = "trixie"
 _SOURCE_VERSION = re.compile(r"1:10\.0\.\d")
 _BINARY = "qemu-system-x86_64"
+PLUGIN_HEADER = "qemu-plugin.h"
+"""What a plugin is compiled with; it lies beside the binary."""
 _DISK_NEEDED = 2 * GIB
 
 _OWN = repository.ROOT / "qemu"
@@ -209,6 +211,7 @@ def _make(inputs: _Inputs, apt: Apt, cache: Cache, progress: Progress, directory
                 detail="\n".join(lines[-30:]).replace(f"{work}/src/", "").replace("../src/", ""),
             ) from error
         run(["strip", "-o", directory / _BINARY, work / "build" / _BINARY])
+        shutil.copyfile(work / "src" / "include" / "qemu" / PLUGIN_HEADER, directory / PLUGIN_HEADER)
         shutil.copyfile(log, directory / "build.log")
 
 

@@ -22,6 +22,7 @@ Writable = Buffer | bytearray | mmap.mmap | memoryview
 Readable = bytes | Writable
 
 _EMPTY = memoryview(bytearray())
+_Guid = ctypes.c_uint8 * 16
 
 
 class Response(NamedTuple):
@@ -112,7 +113,8 @@ class BlobDevice:
             target = sent
         if len(sent) > len(target):
             raise ValueError(f"{len(sent)} bytes to send in a data buffer of {len(target)}")
-        if sent.readonly or _address(sent) != _address(target):
+        data_address = _address(target)
+        if sent and sent is not target and (sent.readonly or _address(sent) != data_address):
             target[: len(sent)] = sent
         request = as_view(head)
         # Head and response share one borrowed buffer, each from a page boundary on: no page is pinned twice.
@@ -121,6 +123,8 @@ class BlobDevice:
         try:
             messages.view[: len(request)] = request
             sync = AzBlobRequestSync(
+                # Not uuid4(), which takes as long as all the rest of this method.
+                guid=_Guid.from_buffer_copy(guid.bytes_le if guid else os.urandom(16)),
                 timeout=timeout_ms,
                 request_len=len(request),
                 response_len=response_size,
@@ -128,12 +132,12 @@ class BlobDevice:
                 data_valid=len(sent),
                 request_buffer=messages.address,
                 response_buffer=messages.address + response_at,
-                data_buffer=_address(target),
+                data_buffer=data_address,
             )
-            ctypes.memmove(sync.guid, (guid or uuid.uuid4()).bytes_le, 16)
             self.submit(sync)
-            end = response_at + sync.response.response_len
-            return Response(sync.response.status, messages.view[response_at:end].tobytes())
+            answer = sync.response
+            end = response_at + answer.response_len
+            return Response(answer.status, messages.view[response_at:end].tobytes())
         finally:
             self.pool.give(messages)
             if borrowed is not None:

@@ -12,7 +12,7 @@ import lzma
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -36,7 +36,7 @@ def build_initramfs(modules_dir: Path, out: Path) -> None:
     config.root_disk = True
     # Beside the result, so that what a killed run leaves of it goes with the directory.
     with tempfile.TemporaryDirectory(prefix="initramfs-", dir=out.parent) as unpacked:
-        config.modfiles = [str(path) for path in _unpack_closure(modules_dir, Path(unpacked))]
+        config.modfiles = [str(path) for path in unpack_modules(modules_dir, _BOOT_MODULES, Path(unpacked))]
         with out.open("xb") as stream:
             mkinitramfs.mkinitramfs(stream, config)
 
@@ -60,8 +60,11 @@ def _listed(index: Path) -> dict[str, str]:
     return {_module_name(line): line for line in lines}
 
 
-def _unpack_closure(modules_dir: Path, into: Path) -> list[Path]:
-    """Unpack the boot modules and all they depend on, in loading order."""
+def unpack_modules(modules_dir: Path, names: Iterable[str], into: Path) -> list[Path]:
+    """Unpack these modules and all they depend on, in loading order; without what is built in.
+
+    Raises HarnessError when the kernel has one of them in neither form.
+    """
     loadable = _listed(modules_dir / "modules.order")
     built_in = _listed(modules_dir / "modules.builtin")
     unpacked: dict[str, Path] = {}
@@ -81,7 +84,7 @@ def _unpack_closure(modules_dir: Path, into: Path) -> list[Path]:
             add(dependency)
         unpacked[name] = target
 
-    for name in _BOOT_MODULES:
+    for name in names:
         add(name)
     return list(unpacked.values())
 

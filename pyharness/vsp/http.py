@@ -12,9 +12,15 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import h11
-
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+
+# RFC 9110, sections 5.5 and 5.6.2, and RFC 9112, sections 3 and 5; without the line folding that is obsolete.
+_TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+_FIELD = rf"{_TOKEN}:[^\x00-\x08\x0a-\x1f\x7f]*\r\n"
+_HEAD = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/1\.1\r\n((?:{_FIELD})*)\r\n")
+_HEAD_END = b"\r\n\r\n"
+_ONLY_ONCE = {"host", "content-length"}
+_LENGTH = re.compile(r"\d{1,20}", re.ASCII)
 
 
 class BadHead(ValueError):
@@ -30,36 +36,59 @@ class RequestHead(NamedTuple):
     headers: dict[str, str]
 
 
-def read_request_head(head: bytes) -> h11.Request:
+class RawHead(NamedTuple):
+    """A request head as it came: the target as it is, names in the case that they have."""
+
+    method: str
+    target: str
+    fields: list[tuple[str, str]]
+    headers: dict[str, str]
+    """The fields by their lower-case names; of one that is repeated, the last."""
+
+
+def read_request_head(head: bytes) -> RawHead:
     """Raises BadHead, also for bytes after the blank line: a body belongs into the data buffer."""
-    # A fresh state machine for each head, because h11 insists on seeing the body before the next request.
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
-    try:
-        connection.receive_data(head)
-        event = connection.next_event()
-    except h11.RemoteProtocolError as error:
-        raise BadHead(str(error)) from error
-    if not isinstance(event, h11.Request):
+    end = head.find(_HEAD_END)
+    if end < 0:
         raise BadHead("the head has no end")
-    if event.http_version != b"1.1":
-        raise BadHead(f"HTTP/{event.http_version.decode('ascii')} is not served")
-    if connection.trailing_data[0]:
+    if end + len(_HEAD_END) < len(head):
         raise BadHead("bytes follow the head")
-    return event
+    match = _HEAD.fullmatch(head.decode("latin-1"))
+    if match is None:
+        raise BadHead("this is not the head of an HTTP/1.1 request")
+    method, target, lines = match.groups()
+    fields = [
+        (name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines.split("\r\n")[:-1])
+    ]
+    return RawHead(method, target, fields, _headers(fields))
 
 
 def parse_request_head(head: bytes) -> RequestHead:
-    """As `read_request_head`, taken apart."""
-    event = read_request_head(head)
+    """As `read_request_head`, with the target taken apart."""
+    method, url, _, headers = read_request_head(head)
     try:
-        target = urlsplit(event.target.decode("ascii"))
-        query = dict(parse_qsl(target.query, keep_blank_values=True, strict_parsing=bool(target.query)))
+        target = urlsplit(url)
+        query = dict(parse_qsl(target.query, keep_blank_values=True, strict_parsing=True)) if target.query else {}
     except ValueError as error:
         raise BadHead(f"bad target: {error}") from error
     if not target.path.startswith("/"):
         raise BadHead("the target has no path")
-    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
-    return RequestHead(event.method.decode("ascii"), unquote(target.path), query, headers)
+    return RequestHead(method, unquote(target.path), query, headers)
+
+
+def _headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Raises BadHead when what says where the message ends or whose it is is repeated, missing, or no number."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        name = name.lower()
+        if name in headers and name in _ONLY_ONCE:
+            raise BadHead(f"{name} is repeated")
+        headers[name] = value
+    if "host" not in headers:
+        raise BadHead("there is no host")
+    if not _LENGTH.fullmatch(headers.get("content-length", "0")):
+        raise BadHead("the content-length is no number")
+    return headers
 
 
 def format_response_head(status: HTTPStatus, headers: Iterable[tuple[str, str]]) -> bytes:

@@ -23,11 +23,11 @@ def test_all_of_its_making_is_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
     """What a killed run leaves is swept with its run directory only if it is in there."""
     places: list[Path] = []
 
-    def unpack(_modules_dir: Path, into: Path) -> list[Path]:
+    def unpack(_modules_dir: Path, _names: tuple[str, ...], into: Path) -> list[Path]:
         places.append(into)
         return []
 
-    monkeypatch.setattr(initramfs, "_unpack_closure", unpack)
+    monkeypatch.setattr(initramfs, "unpack_modules", unpack)
     initramfs.build_initramfs(tmp_path, tmp_path / "initramfs")
     assert [place.parent for place in places] == [tmp_path]
     assert [path.name for path in tmp_path.iterdir()] == ["initramfs"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+import h11
 import pytest
 
 from pyharness.client.http import Answer as HttpAnswer
@@ -388,6 +389,29 @@ def test_head_padded_with_zeros_is_refused() -> None:
     """The request buffer is exactly the head; a client that sends a whole page sends something else."""
     with pytest.raises(BadHead, match="follow the head"):
         parse_request_head(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" + bytes(100))
+
+
+def test_no_head_is_accepted_that_h11_refuses() -> None:
+    """Of what h11 lets through on purpose, folded lines and control characters are refused."""
+    rng = random.Random(7)
+    good = b"PUT /a%20b?comp=block HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nx-ms-version:\t2023  \r\n\r\n"
+    accepted = 0
+    for _ in range(20_000):
+        changed = bytearray(good)
+        for _ in range(rng.randint(0, 3)):
+            changed[rng.randrange(len(changed))] = rng.choice((*b" \t\r\n:/?%0H\0", rng.randrange(256)))
+        try:
+            head = parse_request_head(bytes(changed))
+        except BadHead:
+            continue
+        accepted += 1
+        connection = h11.Connection(h11.SERVER)
+        connection.receive_data(bytes(changed))
+        event = connection.next_event()
+        assert isinstance(event, h11.Request)
+        assert head.method.encode() == event.method
+        assert head.headers == {name.decode(): value.decode("latin-1") for name, value in event.headers}
+    assert accepted > 2000
 
 
 def test_absolute_target_and_quoting() -> None:

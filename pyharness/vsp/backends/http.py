@@ -29,12 +29,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-import h11
-
 from pyharness.vsp.backends.link import BadResponse, Endpoint, Link, NoWay, Patience, ResponseHead, Unwanted
 from pyharness.vsp.backends.reply import Failure, answer, answer_head, check_length
 from pyharness.vsp.frames import MAX_IN_FLIGHT
-from pyharness.vsp.http import BadHead, read_request_head
+from pyharness.vsp.http import BadHead, RawHead, read_request_head
 from pyharness.vsp.request import VspRequest
 from pyharness.vsp.wire import Status
 
@@ -113,7 +111,7 @@ class HttpBackend:
 
     def _forward(self, request: VspRequest) -> None:
         asked = read_request_head(request.request.read())
-        sent = {name.decode("ascii"): value.decode("latin-1") for name, value in asked.headers}
+        sent = asked.headers
         if "transfer-encoding" in sent:
             raise Failure(HTTPStatus.NOT_IMPLEMENTED, "NotImplemented", "a body lies in the data buffer as it is")
         if "content-length" in sent or len(request.data_valid):
@@ -121,7 +119,7 @@ class HttpBackend:
         timeout_ms = request.header.timeout_ms if request.header else 0
         limit = timeout_ms / 1000 if timeout_ms else self._timeout_s
         patience = Patience(request.arrived + limit, lambda: request.awaited)
-        method = asked.method.decode("ascii")
+        method = asked.method
         link = self._link(patience)
         try:
             head = self._exchange(link, asked, request, patience)
@@ -151,11 +149,11 @@ class HttpBackend:
                 return link
             link.close()
 
-    def _exchange(self, link: Link, asked: h11.Request, request: VspRequest, patience: Patience) -> ResponseHead:
-        fields = [field for field in asked.headers.raw_items() if field[0].lower() not in _OF_ONE_CONNECTION]
-        lines = [b"%b %b HTTP/1.1" % (asked.method, asked.target), *(b"%b: %b" % field for field in fields), b"", b""]
+    def _exchange(self, link: Link, asked: RawHead, request: VspRequest, patience: Patience) -> ResponseHead:
+        fields = [f"{name}: {value}" for name, value in asked.fields if name.lower().encode() not in _OF_ONE_CONNECTION]
+        lines = [f"{asked.method} {asked.target} HTTP/1.1", *fields, "", ""]
         try:
-            link.send(b"\r\n".join(lines), request.data_valid, patience)
+            link.send("\r\n".join(lines).encode("latin-1"), request.data_valid, patience)
         except ConnectionError:
             # A service that refuses a body need not read it: what it has to say may be there all the same.
             try:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How fast the driver is, against HTTP through the guest's TCP stack: measured in one guest, in turns."""
