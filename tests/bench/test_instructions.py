@@ -44,6 +44,7 @@ def counts_of(prepared: Prepared, config: MachineConfig) -> dict[str, Parts]:
         return running.count()
 
 
+@pytest.mark.default_kernel_only("counts are recorded of it, and of another kernel only on purpose")
 def test_as_many_as_recorded(config: MachineConfig, prepared: Prepared, known: dict[str, Parts]) -> None:
     assert differences(counts_of(prepared, config), known) == []
 
