@@ -20,7 +20,7 @@ from tests.planted.faults import Change, plant
 QUIET = Progress(quiet=True)
 LOOP = Change(
     "\treq = az_blob_request_create(&args);\n",
-    "\tfor (ret = 0; ret < 32; ret++)\n\t\tbarrier();\n\treq = az_blob_request_create(&args);\n",
+    "\tfor (ret = 0; ret < 128; ret++)\n\t\tbarrier();\n\treq = az_blob_request_create(&args);\n",
 )
 COPY = Change(
     "\tmpb->rangecount = 1;\n",
