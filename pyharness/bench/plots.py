@@ -93,10 +93,13 @@ def _latency(results: Results) -> Figure | None:
         at = [position + 0.27 * index for position in range(len(rows))]
         colour, _ = _LOOKS[path]
         axes.bar(at, [row["p50_us"] for row in rows], width=0.25, color=colour, label=f"{_NAMES[path]}, p50")
-        axes.scatter(at, [row["p99_us"] for row in rows], marker="_", s=160, color=colour, label="p99")
+        axes.scatter(at, [row["p99_us"] for row in rows], marker="_", s=160, color=colour, label=f"{_NAMES[path]}, p99")
         axes.set_xticks([position + 0.27 for position in range(len(rows))], [row["op"] for row in rows])
     axes.set_yscale("log")
+    # Room for the legend above the bars, and none of their length lost below.
+    axes.set_ylim(10, 30 * max(row["p99_us"] for path in paths for row in _rows(results, path=path, clients=1)))
     _finish(axes, "4 KiB, one client", "", "latency, µs")
+    axes.legend(fontsize=6, ncols=2, loc="upper center")
     return figure
 
 
@@ -115,6 +118,9 @@ def _ceiling(results: Results) -> Figure | None:
                 _line(axes, rows, "clients", y, path)
                 drawn = True
         axes.set_xscale("log")
+        clients = sorted({cell.clients for cell in results.cells() if cell.path == "driver"})
+        axes.set_xticks(clients, [str(count) for count in clients])
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         _finish(axes, f"one channel, reads of {size_of(size)}", "clients", unit)
     return figure if drawn else None
