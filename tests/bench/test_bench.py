@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pyharness.vsp.backends import Backend
 from pyharness.vsp.request import VspRequest
 
 FIGURES = ("bytes_per_s", "ops_per_s", "p50_us", "p99_us", "cpu_ns_per_byte")
+BACKENDS = tuple(STANDS)
 PNG = b"\x89PNG\r\n"
 
 
@@ -34,35 +36,34 @@ pytestmark = pytest.mark.kernel_has("INET", "VIRTIO_NET")
 
 
 def test_quick_run(tmp_path: Path, prepared: Prepared, subject: Subject) -> None:
-    command = [sys.executable, "-m", "pyharness", "bench", "--quick", "--output", str(tmp_path), *subject.arguments]
+    chosen = [word for name in BACKENDS for word in ("--backend", name)]
+    command = [sys.executable, "-m", "pyharness", "bench", "--quick", *chosen, "--output", str(tmp_path)]
+    command += subject.arguments
     done = subprocess.run(command, cwd=repository.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == Exit.OK, done.stderr
+    assert "Warning" not in done.stderr
     assert "16 MiB" not in done.stdout and "4 KiB" in done.stdout
 
     found: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
     assert found["kernel"] == f"{prepared.kernel.name} {prepared.kernel.release}"
     assert found["accelerator"] in ("tcg", "kvm") and found["machine"]
     assert found["driver"] == prepared.modules.driver.hash
-    cells = {(row["path"], row["op"], row["size"], row["clients"]) for row in found["rows"]}
-    every = {
-        (path, op, 4096, clients)
-        for path in ("driver", "floor", "http")
-        for op in ("read", "write")
-        for clients in (1, 2)
-    }
-    stages = {(path, op, 4096, 1) for path in ("ioctl", "bare", "null") for op in ("read", "write")}
-    assert cells == every | stages
+    cells = [(row["path"], row["backend"], row["op"], row["size"], row["clients"]) for row in found["rows"]]
+    paths = [("floor", ""), *product(("driver", "http"), BACKENDS)]
+    every = [(*path, op, 4096, clients) for path in paths for op in ("read", "write") for clients in (1, 2)]
+    stages = [(path, "", op, 4096, 1) for path in ("ioctl", "bare", "null") for op in ("read", "write")]
+    assert sorted(cells) == sorted(every + stages)
     for row in found["rows"]:
-        assert row["backend"] == ("memory" if row["path"] in ("driver", "http") else "")
         assert all(row[name] >= 0 for name in FIGURES) and row["p50_us"] <= row["p99_us"]
         # Rounded to three digits after the point.
         assert row["bytes_per_s"] == pytest.approx(row["ops_per_s"] * 4096, rel=1e-3)
     for ratio in found["ratios"]:
         assert ratio["ops_over_http"]["least"] <= ratio["ops_over_http"]["median"] <= ratio["ops_over_http"]["greatest"]
-    assert found["verified"]["memory"] == {"requests": 8, "bytes": 32 << 20, "wrong": 0}
+    assert found["verified"] == {name: {"requests": 8, "bytes": 32 << 20, "wrong": 0} for name in BACKENDS}
     # The reads and writes of the driver and of HTTP, with one client and with two.
-    assert found["sampled"] == 8
-    assert {path.name for path in tmp_path.glob("*.png")} == {"throughput.png", "latency.png", "channel.png"}
+    assert found["sampled"] == 8 * len(BACKENDS)
+    plots = {f"{name}-{backend}.png" for name in ("throughput", "latency", "channel") for backend in BACKENDS}
+    assert {path.name for path in tmp_path.glob("*.png")} == plots
     assert all(path.read_bytes().startswith(PNG) for path in tmp_path.glob("*.png"))
 
 
