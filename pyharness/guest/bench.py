@@ -264,7 +264,12 @@ class _Client:
         return self._paths[key]
 
     def prepare(self, job: Job) -> None:
-        """Whatever is done once: the connection, and the first request, a small one."""
+        """Whatever is done once: the connection, and the first request, a small one.
+
+        A connection is made for each job: Azurite hangs up when nothing has been asked for 5 s.
+        """
+        if job.path == "http":
+            self._paths.pop((job.path, job.port), None)
         small = job._replace(size=min(job.size, _WARM_UP_BYTES), op="write")
         self._path(job).exchange(
             self._head(small, "write", f"warm-{self._number}"), self._buffer.view[: small.size], upload=True

@@ -109,11 +109,13 @@ class GuestConnection(Connection):  # type: ignore[misc]
 
 
 def _tidy(error: Exception) -> None:
-    """Undo what rpyc's copying does to an exception: strings in place of methods, and a second file name "None"."""
+    """Undo what rpyc's copying does to an exception: strings in place of methods, and None for what it had not."""
     for name in [name for name in vars(error) if callable(getattr(type(error), name, None))]:
         delattr(error, name)
-    if isinstance(error, OSError) and error.filename2 is None:
-        del error.filename2
+    if isinstance(error, OSError):
+        for name in ("errno", "strerror", "filename", "filename2"):
+            if getattr(error, name, None) is None:
+                delattr(error, name)
 
 
 class _HostService(VoidService):  # type: ignore[misc]

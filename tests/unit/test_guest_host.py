@@ -69,6 +69,11 @@ def test_an_os_error_keeps_its_errno(guest: Guest) -> None:
     assert "in the guest:" in caught.value.__notes__[0]
 
 
+def test_an_os_error_of_words_alone_keeps_them(guest: Guest) -> None:
+    with pytest.raises(OSError, match=r"^'/' and '/' are the same file\n"):
+        guest.module("shutil").copyfile("/", "/")
+
+
 def test_other_exceptions_keep_their_type(guest: Guest) -> None:
     with pytest.raises(ZeroDivisionError):
         guest.module("operator").floordiv(1, 0)
