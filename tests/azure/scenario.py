@@ -14,6 +14,7 @@ import io
 import random
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -482,11 +483,13 @@ def run(
     *,
     with_container: bool = True,
 ) -> list[Outcome]:
-    """Run the steps, all or these, in a container of this name that is made for it.
+    """Run the steps, all or these, in a container that is made for it, whose name begins so.
 
     `make` returns a client of the service with the options that it is given. `with_container` is false for a service
     that has no containers to be made.
     """
+    # Another kernel's tests may have used the same emulator before.
+    container = f"{container}-{uuid.uuid4().hex[:8]}"
     exchanges: list[Exchange] = []
 
     def note(response: Any) -> None:
