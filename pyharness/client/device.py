@@ -22,7 +22,10 @@ Writable = Buffer | bytearray | mmap.mmap | memoryview
 Readable = bytes | Writable
 
 _EMPTY = memoryview(bytearray())
-_Guid = ctypes.c_uint8 * 16
+_GUID_BYTES = 16
+_Guid = ctypes.c_char * _GUID_BYTES
+_USUAL_ROOM = 16 * mmap.PAGESIZE
+"""Bytes for head and response, of which only what a request uses is ever touched."""
 
 
 class Response(NamedTuple):
@@ -45,13 +48,14 @@ class BlobDevice:
         """Raises OSError when the node cannot be opened."""
         self.path = os.fspath(path)
         self.pool = pool or BufferPool()
+        self._idle: list[PreparedRequest] = []
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
     @classmethod
     def of(cls, fd: int) -> BlobDevice:
         """The device behind a descriptor that is open already, which this takes over."""
         device = cls.__new__(cls)
-        device.path, device.pool, device._fd = f"descriptor {fd}", BufferPool(), fd
+        device.path, device.pool, device._idle, device._fd = f"descriptor {fd}", BufferPool(), [], fd
         return device
 
     def fileno(self) -> int:
@@ -63,6 +67,7 @@ class BlobDevice:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self._idle.clear()
         self.pool.close()
 
     def __enter__(self) -> BlobDevice:
@@ -102,6 +107,47 @@ class BlobDevice:
 
         Raises DeviceError, and ValueError when `data_out` does not fit; a host status is no exception.
         """
+        data, valid, borrowed = self._data(data_out, data_in)
+        request = head if isinstance(head, bytes) else as_view(head)
+        room = _response_at(request) + response_size
+        try:
+            prepared = self._idle.pop() if room <= _USUAL_ROOM else PreparedRequest(self, room)
+        except IndexError:
+            prepared = PreparedRequest(self, _USUAL_ROOM)
+        try:
+            prepared.lay_out(request, data, valid, timeout_ms, response_size)
+            return prepared.send(guid)
+        finally:
+            if room <= _USUAL_ROOM:
+                self._idle.append(prepared)
+            if borrowed is not None:
+                data.release()
+                self.pool.give(borrowed)
+
+    def prepare(
+        self,
+        head: Readable,
+        data: Writable | None = None,
+        *,
+        valid: int = 0,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        response_size: int = mmap.PAGESIZE,
+    ) -> PreparedRequest:
+        """A request that sends `valid` bytes of `data` and has the answer put there, as often as wanted.
+
+        Raises ValueError when `data` has fewer bytes.
+        """
+        room = as_view(data) if data is not None else _EMPTY
+        if valid > len(room):
+            raise ValueError(f"{valid} bytes to send in a data buffer of {len(room)}")
+        request = as_view(head)
+        prepared = PreparedRequest(self, _response_at(request) + response_size)
+        prepared.lay_out(request, room, valid, timeout_ms, response_size)
+        prepared.data = room
+        return prepared
+
+    def _data(self, data_out: Readable | None, data_in: Writable | None) -> tuple[memoryview, int, Buffer | None]:
+        """The data buffer, with what is sent at its start; how much that is; where it is borrowed from the pool."""
         sent = as_view(data_out) if data_out is not None else _EMPTY
         borrowed = None
         if data_in is not None:
@@ -113,36 +159,55 @@ class BlobDevice:
             target = sent
         if len(sent) > len(target):
             raise ValueError(f"{len(sent)} bytes to send in a data buffer of {len(target)}")
-        data_address = _address(target)
-        if sent and sent is not target and (sent.readonly or _address(sent) != data_address):
+        if len(sent) and sent is not target and (sent.readonly or address_of(sent) != address_of(target)):
             target[: len(sent)] = sent
-        request = as_view(head)
-        # Head and response share one borrowed buffer, each from a page boundary on: no page is pinned twice.
-        response_at = -(-len(request) // mmap.PAGESIZE) * mmap.PAGESIZE
-        messages = self.pool.take(response_at + response_size)
-        try:
-            messages.view[: len(request)] = request
-            sync = AzBlobRequestSync(
-                # Not uuid4(), which takes as long as all the rest of this method.
-                guid=_Guid.from_buffer_copy(guid.bytes_le if guid else os.urandom(16)),
-                timeout=timeout_ms,
-                request_len=len(request),
-                response_len=response_size,
-                data_len=len(target),
-                data_valid=len(sent),
-                request_buffer=messages.address,
-                response_buffer=messages.address + response_at,
-                data_buffer=data_address,
-            )
-            self.submit(sync)
-            answer = sync.response
-            end = response_at + answer.response_len
-            return Response(answer.status, messages.view[response_at:end].tobytes())
-        finally:
-            self.pool.give(messages)
-            if borrowed is not None:
-                target.release()
-                self.pool.give(borrowed)
+        return target, len(sent), borrowed
+
+
+class PreparedRequest:
+    """A request that is laid out in memory and can be sent again and again, by one thread at a time."""
+
+    __slots__ = ("_answer", "_buffer", "_device", "_guid", "_response_at", "_sync", "data")
+
+    def __init__(self, device: BlobDevice, room: int) -> None:
+        """With so many bytes for head and response. See `BlobDevice.prepare`."""
+        self.data = _EMPTY
+        """Keeps the memory of the data buffer, unless who sends does so."""
+        self._device = device
+        self._buffer = Buffer(room)
+        self._response_at = 0
+        self._sync = AzBlobRequestSync()
+        self._answer = self._sync.response
+        self._guid = _Guid.from_buffer(self._sync, vars(AzBlobRequestSync)["guid"].offset)
+
+    def lay_out(
+        self, head: bytes | memoryview, data: memoryview, valid: int, timeout_ms: int, response_size: int
+    ) -> None:
+        """Make it another request, of whose `data` so many bytes are sent. Head and response must fit."""
+        self._buffer.view[: len(head)] = head
+        self._response_at = response_at = _response_at(head)
+        sync, address = self._sync, self._buffer.address
+        sync.timeout = timeout_ms
+        sync.request_len = len(head)
+        sync.response_len = response_size
+        sync.data_len = len(data)
+        sync.data_valid = valid
+        sync.request_buffer = address
+        sync.response_buffer = address + response_at
+        sync.data_buffer = address_of(data)
+
+    def send(self, guid: uuid.UUID | None = None) -> Response:
+        """Send it and wait for the answer. Raises DeviceError, and ValueError once the device is closed."""
+        # Not uuid4(), which takes as long as all the rest.
+        self._guid.raw = guid.bytes_le if guid else os.urandom(_GUID_BYTES)
+        self._device.submit(self._sync)
+        answer, start = self._answer, self._response_at
+        return Response(answer.status, self._buffer.view[start : start + answer.response_len].tobytes())
+
+
+def _response_at(head: bytes | memoryview) -> int:
+    """Where the response begins behind a head: at a page boundary, so that no page is pinned twice."""
+    return -(-len(head) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def max_data(head_size: int, response_size: int = mmap.PAGESIZE) -> int:
@@ -166,5 +231,6 @@ def as_view(data: Readable) -> memoryview:
     return data.view if isinstance(data, Buffer) else memoryview(data).cast("B")
 
 
-def _address(target: memoryview) -> int:
+def address_of(target: memoryview) -> int:
+    """Where writable memory lies, for as long as something keeps it."""
     return ctypes.addressof(ctypes.c_char.from_buffer(target)) if len(target) else 0

@@ -98,6 +98,13 @@ def test_in_place(lab: Lab, node: str) -> None:
     assert tuple(lab.work.client_in_place(node)) == (True, True)
 
 
+def test_prepared(lab: Lab, node: str, vsp: VspServer) -> None:
+    guids = []
+    vsp.behaviour = lambda request: guids.append(request.header and request.header.guid)
+    assert lab.work.client_prepared(node)
+    assert len(set(guids)) == len(guids) == 6
+
+
 def test_request_that_is_given_up(lab: Lab, node: str, vsp: VspServer) -> None:
     """Its caller is free at once and goes on with the next, while the host still has the first and its memory."""
     caller = lab.work.IsolatedCaller(node)

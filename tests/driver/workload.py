@@ -1111,3 +1111,16 @@ def client_in_place(node: str) -> tuple[bool, bool]:
         device.request(order.pack(), data_out=constant, response_size=10).check()
         answer = device.request(order.pack(), data_out=constant, data_in=own, response_size=10).check()
         return own == pattern(3, 5000) and answer.head == pattern(4, 10), constant == pattern(1, 5000)
+
+
+def client_prepared(node: str) -> bool:
+    """Whether a prepared request does each time what it does once, with what its buffer holds then."""
+    order, own = Order(1, 5000, 3, 5000, 4, 10), bytearray(5000)
+    with BlobDevice(node) as device:
+        prepared = device.prepare(order.pack(), own, valid=5000, response_size=10)
+        for _ in range(3):
+            own[:] = pattern(1, 5000)
+            if prepared.send().check().head != pattern(4, 10) or own != pattern(3, 5000):
+                return False
+            device.request(order.pack(), data_out=pattern(1, 5000), response_size=10).check()
+    return True

@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_errno_to_exception(number: int, kind: type[DeviceError]) -> None:
 def test_data_that_does_not_fit_is_not_sent() -> None:
     with BlobDevice("/dev/null") as device, pytest.raises(ValueError, match="10 bytes to send in a data buffer of 9"):
         device.request(b"head", data_out=b"0123456789", data_in=bytearray(9))
+
+
+def test_prepared_data_that_does_not_fit() -> None:
+    with BlobDevice("/dev/null") as device, pytest.raises(ValueError, match="10 bytes to send in a data buffer of 9"):
+        device.prepare(b"head", bytearray(9), valid=10)
+
+
+def test_no_memory_of_the_caller_is_kept() -> None:
+    room = bytearray(9)
+    with BlobDevice("/dev/null") as device:
+        with suppress(NotABlobDevice):
+            device.request(b"head", data_in=room)
+        # Raises BufferError while anyone has a view of it.
+        room.extend(b"more")
 
 
 def test_too_many_pages_is_told_from_other_invalid_requests() -> None:
