@@ -8,6 +8,7 @@ that they differ in nothing but the way.
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -18,14 +19,15 @@ import time
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from pyharness.client.abi import AZURE_BLOB_IOCTL, AzBlobRequestSync
 from pyharness.client.buffers import Buffer
-from pyharness.client.device import BlobDevice
-from pyharness.client.errors import HostError
+from pyharness.client.device import BlobDevice, PreparedRequest, address_of
+from pyharness.client.errors import host_error
 
 T = TypeVar("T")
 
@@ -106,11 +108,15 @@ class Verified(NamedTuple):
     wrong: int
 
 
+Exchange = Callable[[], int]
+"""Makes one request; the Content-Length of the answer. Raises OSError, HostError, ValueError."""
+
+
 class _Path(Protocol):
     """A way to the store."""
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
-        """Make one request; the Content-Length of the answer. Raises OSError, HostError, ValueError."""
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        """All that can be done once for a request that is made many times."""
         ...
 
 
@@ -120,47 +126,62 @@ class _Driver:
     def __init__(self, node: str) -> None:
         self._device = BlobDevice(node)
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
-        return _length(self.send(head, data, upload))
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        send = self._prepare(head, data, upload).send
+        return lambda: _length(send().check().head)
 
-    def send(self, head: bytes, data: memoryview, upload: bool) -> bytes:
+    def _prepare(self, head: bytes, data: memoryview, upload: bool) -> PreparedRequest:
+        return self._device.prepare(head, data, valid=len(data) if upload else 0)
+
+
+class _Request(_Driver):
+    """As `_Driver`, with nothing prepared: each request is laid out anew."""
+
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
         device = self._device
-        response = device.request(head, data_out=data) if upload else device.request(head, data_in=data)
-        return response.check().head
+        request = (
+            partial(device.request, head, data_out=data) if upload else partial(device.request, head, data_in=data)
+        )
+        return lambda: _length(request().check().head)
 
 
 class _Floor(_Driver):
     """Through the driver, to a device that says yes to everything and moves nothing."""
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
-        self.send(head, data, upload)
-        return len(data)
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        send, length = self._prepare(head, data, upload).send, len(data)
+
+        def exchange() -> int:
+            send().check()
+            return length
+
+        return exchange
 
 
-class _Bare:
-    """As `_Floor` with 4 KiB, without the client library: the struct is filled once."""
+class _Bare(_Driver):
+    """As `_Floor`, without the client library: nothing but the ioctl."""
 
-    def __init__(self, node: str) -> None:
-        self._device = BlobDevice(node)
-        self._sync: AzBlobRequestSync | None = None
-        self._rooms = Buffer(_HEAD_ROOM), Buffer(_HEAD_ROOM), Buffer(_HEAD_ROOM)
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        rooms = Buffer(_HEAD_ROOM), Buffer(_HEAD_ROOM)
+        request, response = rooms
+        request.view[: len(head)] = head
+        sync = AzBlobRequestSync(
+            request_len=len(head),
+            response_len=4096,
+            data_len=len(data),
+            request_buffer=request.address,
+            response_buffer=response.address,
+            data_buffer=address_of(data),
+        )
+        submit, length = self._device.submit, len(data)
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
-        if self._sync is None:
-            request, response, room = self._rooms
-            request.view[: len(head)] = head
-            self._sync = AzBlobRequestSync(
-                request_len=len(head),
-                response_len=4096,
-                data_len=_WARM_UP_BYTES,
-                request_buffer=request.address,
-                response_buffer=response.address,
-                data_buffer=room.address,
-            )
-        self._device.submit(self._sync)
-        if self._sync.response.status:
-            raise HostError(self._sync.response.status)
-        return len(data)
+        def exchange(rooms: object = rooms) -> int:
+            submit(sync)
+            if sync.response.status:
+                raise host_error(sync.response.status)
+            return length
+
+        return exchange
 
 
 class _Ioctl:
@@ -169,10 +190,15 @@ class _Ioctl:
     def __init__(self, node: str) -> None:
         self._file = os.open(node, os.O_RDWR)
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
-        with suppress(OSError):
-            fcntl.ioctl(self._file, _NO_SUCH_IOCTL)
-        return len(data)
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        file, length = self._file, len(data)
+
+        def exchange() -> int:
+            with suppress(OSError):
+                fcntl.ioctl(file, _NO_SUCH_IOCTL)
+            return length
+
+        return exchange
 
 
 class _Http:
@@ -182,7 +208,10 @@ class _Http:
         self._socket = socket.create_connection((HOST, port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
+    def prepare(self, head: bytes, data: memoryview, upload: bool) -> Exchange:
+        return lambda: self._exchange(head, data, upload)
+
+    def _exchange(self, head: bytes, data: memoryview, upload: bool) -> int:
         if upload:
             sent = self._socket.sendmsg([head, data])
             if sent < len(head) + len(data):
@@ -216,6 +245,7 @@ def _length(head: bytes) -> int:
 
 _PATHS: dict[str, Callable[[Setup, Job], _Path]] = {
     "driver": lambda setup, job: _Driver(setup.served),
+    "request": lambda setup, job: _Request(setup.served),
     "null": lambda setup, job: _Driver(setup.served),
     "floor": lambda setup, job: _Floor(setup.floor),
     "bare": lambda setup, job: _Bare(setup.floor),
@@ -271,22 +301,20 @@ class _Client:
         if job.path == "http":
             self._paths.pop((job.path, job.port), None)
         small = job._replace(size=min(job.size, _WARM_UP_BYTES), op="write")
-        self._path(job).exchange(
-            self._head(small, "write", f"warm-{self._number}"), self._buffer.view[: small.size], upload=True
-        )
+        head, data = self._head(small, "write", f"warm-{self._number}"), self._buffer.view[: small.size]
+        self._path(job).prepare(head, data, upload=True)()
 
     def run(self, job: Job) -> Outcome:
         """Make requests until the time is up."""
         blob = self._blob(job.op, job.size)
         head, data, upload = self._head(job, job.op, blob), self._buffer.view[: job.size], job.op == "write"
-        expected = 0 if upload and job.path != "floor" else job.size
-        exchange, clock = self._path(job).exchange, time.monotonic_ns
+        exchange, clock = self._path(job).prepare(head, data, upload), time.monotonic_ns
         latencies = array("Q")
         began = now = clock()
         until = began + int(job.seconds * 1e9)
         while now < until:
-            if exchange(head, data, upload) != expected and not upload:
-                raise ValueError(f"an answer of another length than {expected}")
+            if exchange() != job.size and not upload:
+                raise ValueError(f"an answer of another length than {job.size}")
             then, now = now, clock()
             latencies.append(now - then)
         sample = None
@@ -294,29 +322,30 @@ class _Client:
             # Other bytes than before: what an earlier request has left would be taken for right.
             self._fill(data)
             sent = hashlib.sha256(data).hexdigest()
-            exchange(head, data, upload)
+            exchange()
             sample = Sample(blob, sent if upload else hashlib.sha256(data).hexdigest())
         return Outcome(began, now, latencies, sample)
 
     def repeat(self, job: Job, times: int) -> None:
         """Make so many requests."""
         head, data = self._head(job, job.op, self._blob(job.op, job.size)), self._buffer.view[: job.size]
-        exchange = self._path(job).exchange
+        exchange = self._path(job).prepare(head, data, job.op == "write")
         for _ in range(times):
-            exchange(head, data, job.op == "write")
+            exchange()
 
     def verify(self, job: Job, total: int) -> Verified:
         """Write and read back blobs, each with other bytes, until `total` bytes have been moved."""
         path, data = self._path(job), self._buffer.view[: job.size]
         blob = f"verified-{self._number}"
-        write, read = self._head(job, "write", blob), self._head(job, "read", blob)
+        write = path.prepare(self._head(job, "write", blob), data, upload=True)
+        read = path.prepare(self._head(job, "read", blob), data, upload=False)
         requests = wrong = 0
         while requests * job.size < total:
             self._fill(data)
             sent = hashlib.sha256(data).digest()
-            path.exchange(write, data, upload=True)
+            write()
             data[:] = bytes(job.size)
-            path.exchange(read, data, upload=False)
+            read()
             wrong += hashlib.sha256(data).digest() != sent
             requests += 2
         return Verified(requests, requests * job.size, wrong)
@@ -328,6 +357,8 @@ class Repeated:
     def __init__(self, setup: bytes) -> None:
         """`setup` is a pickled tuple of Setup."""
         self._client = _Client(Setup(*pickle.loads(setup)), 0)
+        # A collection takes as much as ten requests.
+        gc.disable()
 
     def run(self, job: bytes, times: int) -> None:
         """Do a pickled tuple of Job so many times."""
