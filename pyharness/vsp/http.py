@@ -20,6 +20,7 @@ _FIELD = rf"{_TOKEN}:[^\x00-\x08\x0a-\x1f\x7f]*\r\n"
 _HEAD = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/1\.1\r\n((?:{_FIELD})*)\r\n")
 _HEAD_END = b"\r\n\r\n"
 _ONLY_ONCE = {"host", "content-length"}
+_STATUS_LINES = {status: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 _LENGTH = re.compile(r"\d{1,20}", re.ASCII)
 
 
@@ -93,7 +94,7 @@ def _headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def format_response_head(status: HTTPStatus, headers: Iterable[tuple[str, str]]) -> bytes:
     """Status line, headers and the blank line. Header values must be free of line breaks."""
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers), "", ""]
+    lines = [_STATUS_LINES[status], *[f"{name}: {value}" for name, value in headers], "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import mmap
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple
@@ -31,9 +31,10 @@ class GuestBuffer:
 
     __slots__ = ("_ends", "_length", "_views")
 
-    def __init__(self, views: Sequence[memoryview] = ()) -> None:
+    def __init__(self, views: Sequence[memoryview] = (), length: int | None = None) -> None:
+        """`length` in bytes saves the counting, for who knows it."""
         self._views = views
-        self._length = sum(map(len, views))
+        self._length = sum(map(len, views)) if length is None else length
         self._ends: list[int] | None = None
 
     def __len__(self) -> int:
@@ -48,19 +49,26 @@ class GuestBuffer:
         start, stop, step = part.indices(self._length)
         if step != 1:
             raise ValueError("a guest buffer is sliced with step 1 only")
-        if start >= stop:
-            return GuestBuffer()
         if start == 0 and stop == self._length:
             return self
-        if self._ends is None:
-            self._ends = list(accumulate(map(len, self._views)))
-        first = bisect_right(self._ends, start)
-        last = bisect_right(self._ends, stop - 1)
-        views = list(self._views[first : last + 1])
-        # The tail goes first: with a single piece, trimming its head would move the tail.
-        views[-1] = views[-1][: stop - (self._ends[last] - len(self._views[last]))]
-        views[0] = views[0][start - (self._ends[first] - len(self._views[first])) :]
-        return GuestBuffer(views)
+        return self.part(start, stop)
+
+    def part(self, start: int, stop: int) -> GuestBuffer:
+        """The bytes [start, stop), which lie inside."""
+        if start >= stop:
+            return GuestBuffer()
+        ends = self._ends
+        if ends is None:
+            ends = self._ends = list(accumulate(map(len, self._views)))
+        first = bisect_right(ends, start)
+        view = self._views[first]
+        begin = ends[first] - len(view)
+        if stop <= ends[first]:
+            return GuestBuffer((view[start - begin : stop - begin],), stop - start)
+        last = bisect_left(ends, stop)
+        end = self._views[last]
+        views = (view[start - begin :], *self._views[first + 1 : last], end[: stop - ends[last] + len(end)])
+        return GuestBuffer(views, stop - start)
 
     def read(self) -> bytes:
         """A copy of all bytes."""
@@ -74,13 +82,14 @@ class GuestBuffer:
         source = memoryview(data).cast("B")
         if offset < 0 or offset + len(source) > self._length:
             raise ValueError(f"{len(source)} bytes at {offset} do not fit into a guest buffer of {self._length}")
-        done = 0
+        views = self._views if offset == 0 else self.part(offset, self._length)._views
+        done, total = 0, len(source)
         try:
-            for view in self if offset == 0 else self[offset:]:
-                piece = source[done : done + len(view)]
-                view[: len(piece)] = piece
-                done += len(piece)
-                if done == len(source):
+            for view in views:
+                size = min(len(view), total - done)
+                view[:size] = source[done : done + size]
+                done += size
+                if done == total:
                     break
         except TypeError:
             raise ReadOnlyGuestRam("guest memory to be written is read-only") from None
@@ -100,7 +109,8 @@ class _Mapped(NamedTuple):
     view: memoryview
 
 
-_NOWHERE = _Mapped(0, 0, memoryview(b""))
+_NOWHERE = memoryview(b"")
+_FLUSH = ((-1, 0),)
 
 
 class GuestMemory:
@@ -147,23 +157,25 @@ class GuestMemory:
         Raises OutsideGuestRam unless every byte is guest RAM.
         """
         views: list[memoryview] = []
-        region = _NOWHERE
+        low = high = 0
+        memory = _NOWHERE
         values = iter(segments)
-        start = end = 0
+        total = start = end = 0
         # The empty segment at the end flushes the last run of adjacent ones.
-        for gpa, length in chain(zip(values, values, strict=True), ((-1, 0),)):
+        for gpa, length in chain(zip(values, values, strict=True), _FLUSH):
             if gpa == end:
                 end += length
                 continue
+            total += end - start
             while start < end:
                 # Most segments lie in the same region as the one before: this loop runs once per page of a request.
-                if not region.start <= start < region.end:
-                    region = self._region(start)
-                stop = min(end, region.end)
-                views.append(region.view[start - region.start : stop - region.start])
+                if not low <= start < high:
+                    low, high, memory = self._region(start)
+                stop = end if end < high else high
+                views.append(memory[start - low : stop - low])
                 start = stop
             start, end = gpa, gpa + length
-        return GuestBuffer(views)
+        return GuestBuffer(views, total)
 
     def _region(self, gpa: int) -> _Mapped:
         index = bisect_right(self._starts, gpa) - 1

@@ -85,9 +85,13 @@ class VspRequest:
             return Refusal(Status.INVALID_ADDRESS, error.message)
         refused = refusal(header, len(pages))
         if refused is None:
-            self.data = _part(pages, header.data_buffer_offset, header.data_buffer_length)
-            self.request = _part(pages, header.request_buffer_offset, header.request_buffer_length)
-            self.response = _part(pages, header.response_buffer_offset, header.response_buffer_length)
+            part = pages.part
+            start = header.data_buffer_offset
+            self.data = part(start, start + header.data_buffer_length)
+            start = header.request_buffer_offset
+            self.request = part(start, start + header.request_buffer_length)
+            start = header.response_buffer_offset
+            self.response = part(start, start + header.response_buffer_length)
         return refused
 
     @property
@@ -130,7 +134,3 @@ class VspRequest:
 
     def __repr__(self) -> str:
         return f"<VspRequest id {self.transaction_id:#x}, data {len(self.data)} bytes, {self.refusal or 'served'}>"
-
-
-def _part(pages: GuestBuffer, offset: int, length: int) -> GuestBuffer:
-    return pages[offset : offset + length]

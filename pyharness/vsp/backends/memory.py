@@ -103,8 +103,8 @@ class MemoryBackend:
         answer(request, reply, method, sent)
 
     def _route(self, head: RequestHead, request: VspRequest) -> Reply:
-        if head.method not in {method for method, _ in _ROUTES}:
-            allowed = ", ".join(sorted({method for method, _ in _ROUTES}))
+        if head.method not in _METHODS:
+            allowed = ", ".join(sorted(_METHODS))
             raise Failure(
                 HTTPStatus.METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", f"no {head.method}", (("Allow", allowed),)
             )
@@ -308,3 +308,4 @@ _ROUTES: Mapping[tuple[str, str], _Operation] = {
     ("DELETE", ""): MemoryBackend._delete,
     ("GET", "container list"): MemoryBackend._list,
 }
+_METHODS = frozenset(method for method, _ in _ROUTES)
