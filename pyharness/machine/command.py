@@ -68,7 +68,8 @@ def qemu_command(config: MachineConfig, run_dir: RunDir) -> list[str]:
         *("-qmp", f"unix:{quote(run_dir.debug_socket)},server=on,wait=off"),
         # The kernel leaves its VMCOREINFO here, without which nobody can make sense of its memory.
         *("-device", "vmcoreinfo"),
-        *("-device", "virtio-serial-pci"),
+        # Each port costs QEMU's main loop two descriptors to poll, whatever it wakes for.
+        *("-device", "virtio-serial-pci,max_ports=2"),
         *("-chardev", f"socket,id=agent,path={quote(run_dir.agent_socket)},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
         *("-chardev", f"socket,id=shell,path={quote(run_dir.shell_socket)},server=on,wait=off"),
