@@ -7,7 +7,6 @@ signatures and hashes. No call here needs root.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyharness.artifacts.cache import GIB, Cache, key_of
-from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.artifacts.run import CommandFailed, environment, missing_tool, run
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
 
@@ -355,7 +354,7 @@ def _capture(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
             argv,
-            env=os.environ | {"LC_ALL": "C.UTF-8"} | dict(env or {}),
+            env=environment() | dict(env or {}),
             capture_output=True,
             text=True,
             check=False,

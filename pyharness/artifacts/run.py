@@ -21,6 +21,9 @@ _TERM_GRACE_S = 2.0
 _POLL_S = 0.01
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "enough free space in")
 
+# What git and make tell their children of themselves is not meant for the repositories and builds of our tools.
+_NOT_INHERITED = ("GIT_", "MAKE", "MFLAGS")
+
 # Debian package of each tool that is not in a minimal installation.
 PACKAGE_OF = {
     "apt-get": "apt",
@@ -78,6 +81,12 @@ def missing_tool(tool: str) -> HarnessError:
     return HarnessError(f"{tool} is not installed", mend=f"install the Debian package {package}: scripts/setup does")
 
 
+def environment() -> dict[str, str]:
+    """The environment of tools: ours, in plain English, without what a git or a make around us has set."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    return ours | {"LC_ALL": "C.UTF-8"}
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -88,7 +97,7 @@ def run(
 ) -> list[str]:
     """Run `argv` and return the last lines of its output (stdout and stderr together, as they came).
 
-    `env` is added to the environment, `log` is appended to, `on_line` hears each line. However this function is left,
+    `env` is added to `environment()`, `log` is appended to, `on_line` hears each line. However this function is left,
     the tool and its children are gone: its process group is killed on any exception. When this process is killed
     itself, the kernel sends the tool a SIGTERM, at which make and ninja end those that they have started; a compiler
     that is left ends with its file.
@@ -96,15 +105,15 @@ def run(
     Raises CommandFailed, HarnessError when the tool is missing, and OSError(ENOSPC) when it ran out of disk.
     """
     command = [str(arg) for arg in argv]
-    environment = os.environ | {"LC_ALL": "C.UTF-8"} | dict(env or {})
+    variables = environment() | dict(env or {})
     # depmod lives in sbin, which an unprivileged user's PATH lacks.
-    environment["PATH"] = environment.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    variables["PATH"] = variables.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     sink = log.open("a", encoding="utf-8") if log else None
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "TERM", "--", *command],
         cwd=cwd,
-        env=environment,
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

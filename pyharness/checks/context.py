@@ -15,7 +15,8 @@ from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, Kernel, cached_
 from pyharness.artifacts.kernels.checkers import Checkers, ensure_checkers
 from pyharness.artifacts.kernels.packaged import DebianKernel
 from pyharness.artifacts.qemu import ensure_qemu_checkpatch
-from pyharness.checks.tools import Output, Runner, environment
+from pyharness.artifacts.run import environment
+from pyharness.checks.tools import Output, Runner
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
 from pyharness.series.target import SERIES_KERNELS, Target, named_target

@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pyharness.artifacts.run import environment
 from pyharness.checks.finding import Finding
 from pyharness.errors import CheckFailed
 
 _TAIL_LINES = 20
-# What git and make tell their children of themselves is not meant for the repositories and builds of the checks.
-_NOT_INHERITED = ("GIT_", "MAKE", "MFLAGS")
 
 _LINE = re.compile(
     r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+):(?:\d+(?:-\d+)?:)? *"
@@ -78,12 +77,6 @@ class Output:
 
 def _without(prefix: Path | None, lines: list[str]) -> list[str]:
     return [line.replace(f"{prefix}/", "") for line in lines] if prefix else lines
-
-
-def environment() -> dict[str, str]:
-    """The environment of the tools: ours, in plain English, without what a git or a make around us has set."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
-    return ours | {"LC_ALL": "C.UTF-8"}
 
 
 class Runner:

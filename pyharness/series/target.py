@@ -11,7 +11,7 @@ from pathlib import Path
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS
 from pyharness.artifacts.kernels.source import Source, ensure_source
-from pyharness.artifacts.run import CommandFailed, run
+from pyharness.artifacts.run import CommandFailed, environment, run
 from pyharness.errors import UsageError
 from pyharness.progress import Progress
 
@@ -32,7 +32,10 @@ class Target:
         """The text of a file of the tree, or None when there is none."""
         if self.commit:
             shown = subprocess.run(
-                ["git", "-C", self.directory, "show", f"{self.commit}:{file}"], capture_output=True, check=False
+                ["git", "-C", self.directory, "show", f"{self.commit}:{file}"],
+                env=environment(),
+                capture_output=True,
+                check=False,
             )
             return shown.stdout.decode() if shown.returncode == 0 else None
         path = self.directory / file

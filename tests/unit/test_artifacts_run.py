@@ -16,6 +16,7 @@ import pytest
 from pyharness import repository
 from pyharness.artifacts.run import CommandFailed, run
 from pyharness.errors import HarnessError
+from pyharness.series.git import Repository
 
 
 def wait_until_gone(pid: int) -> None:
@@ -37,6 +38,17 @@ def test_output_log_and_lines(tmp_path: Path) -> None:
     assert run(argv, log=log, on_line=heard.append, env={"GREETING": "three"}) == ["one", "two", "three"]
     assert heard == ["one", "two", "three"]
     assert log.read_text() == "one\ntwo\nthree\n"
+
+
+def test_a_git_and_a_make_around_us_are_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook's git names its own repository and index, which are not the tools' to write to."""
+    run(["git", "init", "-q", tmp_path / "theirs"])
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "theirs/.git"))
+    monkeypatch.setenv("MAKEFLAGS", "n")
+    Repository.of(tmp_path / "ours", {"one": "1\n"}, "A U Thor", "author@example.org", date=0)
+    assert (tmp_path / "ours/.git").is_dir()
+    assert not list((tmp_path / "theirs/.git/refs/heads").iterdir())
+    assert run(["sh", "-c", "echo $GIT_DIR $MAKEFLAGS", "sh"], env={"MAKEFLAGS": "k"}) == ["k"]
 
 
 def test_failure_holds_the_last_lines() -> None:
