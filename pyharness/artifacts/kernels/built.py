@@ -20,6 +20,7 @@ from pyharness import repository
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.kernel import SOURCE_FILES, UNUSED_DRIVERS, Kernel, load, save
+from pyharness.artifacts.kernels.unpack import unpack_source
 from pyharness.artifacts.patches import apply_patches
 from pyharness.artifacts.run import CommandFailed, missing_tool, run
 from pyharness.errors import CheckFailed, HarnessError, UsageError
@@ -129,18 +130,12 @@ def newest_source(name: str, spec: SourceKernel, apt: Apt) -> Package:
 def _build_package(
     name: str, package: Package, spec: SourceKernel, apt: Apt, progress: Progress, directory: Path
 ) -> None:
-    tree, debs = directory / "tree", directory / "debs"
-    for made in (tree, debs):
-        made.mkdir()
-    (deb,) = apt.download([package], debs)
-    progress.step(f"unpacking {deb.name}")
-    run(["dpkg-deb", "-x", deb, debs])
-    (archive,) = (debs / "usr/src").glob("linux-source-*.tar.xz")
+    tree = directory / "tree"
+    tree.mkdir()
     # Their Kconfig files and Makefiles are read for every kernel.
     unused = (*(f"arch/{name}" for name in _OTHER_ARCHITECTURES.split()), *UNUSED_DRIVERS, "tools/testing")
     excluded = [f"--exclude=*/{path}/*.{suffix}" for path in unused for suffix in ("[chS]", "dts", "dtsi")]
-    run(["tar", "-xf", archive, "-C", tree, "--strip-components=1", *excluded], env={"XZ_DEFAULTS": "-T0"})
-    shutil.rmtree(debs)
+    unpack_source(package, apt, progress, tree, *excluded)
     apply_patches(spec.patch_files, tree, name, HarnessError)
     # Below the source its paths are relative, so the objects do not depend on where they were made.
     objects = tree / "build"

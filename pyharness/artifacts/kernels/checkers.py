@@ -12,6 +12,7 @@ from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.kernel import Kernel
 from pyharness.artifacts.kernels.packaged import DebianKernel
+from pyharness.artifacts.kernels.unpack import unpack_source
 from pyharness.artifacts.run import run
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
@@ -79,17 +80,9 @@ def _key(package: Package) -> str:
 
 
 def _make(package: Package, apt: Apt, progress: Progress, directory: Path) -> None:
-    debs, tree = directory / "debs", directory / "tree"
-    for made in (debs, tree):
-        made.mkdir()
-    (deb,) = apt.download([package], debs)
-    progress.step(f"unpacking {deb.name}")
-    run(["dpkg-deb", "-x", deb, debs])
-    (archive,) = (debs / "usr/src").glob("linux-source-*.tar.xz")
-    top = archive.name.removesuffix(".tar.xz")
-    members = [f"{top}/{name}" for name in _TAKEN]
-    run(["tar", "-xf", archive, "-C", tree, "--strip-components=1", *members], env={"XZ_DEFAULTS": "-T0"})
-    shutil.rmtree(debs)
+    tree = directory / "tree"
+    tree.mkdir()
+    unpack_source(package, apt, progress, tree, members=_TAKEN)
     progress.step("installing the kernel's headers for user space")
     run(["make", "-s", "-C", tree, "ARCH=x86", "headers"])
     for name in (*_KEPT, "usr/include"):

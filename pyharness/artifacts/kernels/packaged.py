@@ -12,6 +12,7 @@ from pathlib import Path
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.kernel import SOURCE_FILES, UNUSED_DRIVERS, Kernel, load, save
+from pyharness.artifacts.kernels.unpack import unpack_source
 from pyharness.artifacts.run import run
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
@@ -109,12 +110,13 @@ def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path)
     debs, root, source = (directory / name for name in ("debs", "root", "source"))
     for made in (debs, root, source):
         made.mkdir()
-    for package in packages.packages:
+    *others, whole_source = packages.packages
+    for package in others:
         (deb,) = apt.download([package], debs)
         progress.step(f"unpacking {deb.name}")
         run(["dpkg-deb", "-x", deb, root])
         deb.unlink()
-    _take_source(root, source, progress)
+    unpack_source(whole_source, apt, progress, source, members=SOURCE_FILES)
     _make_relocatable(root)
     (boot_image,) = (root / "boot").glob("vmlinuz-*")
     release = boot_image.name.removeprefix("vmlinuz-")
@@ -135,15 +137,6 @@ def _unpack(packages: PackageSet, apt: Apt, progress: Progress, directory: Path)
         gcc=compiler[0],
         headers=headers.relative_to(directory).as_posix(),
     )
-
-
-def _take_source(root: Path, source: Path, progress: Progress) -> None:
-    (archive,) = (root / "usr" / "src").glob("linux-source-*.tar.xz")
-    progress.step(f"taking drivers/hv from {archive.name}")
-    top = archive.name.removesuffix(".tar.xz")
-    members = [f"{top}/{name}" for name in SOURCE_FILES]
-    run(["tar", "-xf", archive, "-C", source, "--strip-components=1", *members], env={"XZ_DEFAULTS": "-T0"})
-    archive.unlink()
 
 
 def _make_relocatable(root: Path) -> None:

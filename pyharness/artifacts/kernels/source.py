@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.built import SourceKernel, newest_source
 from pyharness.artifacts.kernels.packaged import DebianKernel, PackageSet, newest_package_set
-from pyharness.artifacts.run import run
+from pyharness.artifacts.kernels.unpack import unpack_source
 from pyharness.progress import Progress
 
 _RECIPE = "1"  # raise it when the parts change
@@ -79,17 +78,6 @@ def _key(package: Package) -> str:
 
 
 def _unpack(package: Package, apt: Apt, progress: Progress, directory: Path) -> None:
-    debs = directory / "debs"
-    debs.mkdir()
-    (deb,) = apt.download([package], debs)
-    progress.step(f"unpacking {deb.name}")
-    run(["dpkg-deb", "-x", deb, debs])
-    (archive,) = (debs / "usr/src").glob("linux-source-*.tar.xz")
-    top = archive.name.removesuffix(".tar.xz")
-    without = [f"--exclude={top}/{part}" for part in _WITHOUT]
-    members = [f"{top}/{member}" for member in (*_PARTS, *(f"*/{pattern}" for pattern in _EVERYWHERE))]
-    run(
-        ["tar", "-xf", archive, "-C", directory, "--strip-components=1", *without, "--wildcards", *members],
-        env={"XZ_DEFAULTS": "-T0"},
-    )
-    shutil.rmtree(debs)
+    without = [f"--exclude=*/{part}" for part in _WITHOUT]
+    members = (*_PARTS, *(f"*/{pattern}" for pattern in _EVERYWHERE))
+    unpack_source(package, apt, progress, directory, *without, "--wildcards", members=members)
