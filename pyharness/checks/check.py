@@ -22,7 +22,8 @@ class Uses(Enum):
 
     KERNEL = "kernel"
     KERNELS = "kernels"
-    CHECKERS = "checkers"
+    SCRIPTS = "scripts"
+    HEADERS = "headers"
     QEMU_CHECKPATCH = "qemu checkpatch"
     SOURCES = "sources"
 
@@ -30,7 +31,8 @@ class Uses(Enum):
 _KEYS: dict[Uses, Callable[[Context], str]] = {
     Uses.KERNEL: lambda context: context.artifacts.kernel.key,
     Uses.KERNELS: lambda context: " ".join(kernel.key for kernel in context.artifacts.kernels),
-    Uses.CHECKERS: lambda context: context.artifacts.checkers.key,
+    Uses.SCRIPTS: lambda context: context.artifacts.source.key,
+    Uses.HEADERS: lambda context: context.artifacts.headers.name,
     Uses.SOURCES: lambda context: " ".join(f"{tree.name} {tree.base}" for tree in context.artifacts.sources),
     Uses.QEMU_CHECKPATCH: lambda context: context.artifacts.qemu_checkpatch.parent.name,
 }

@@ -100,7 +100,7 @@ def _make(context: Context, kernel: Kernel, stage: Path, directory: str, argumen
 
 
 def _coccinelle(context: Context) -> list[Finding]:
-    scripts = context.artifacts.checkers.tree / "scripts/coccinelle"
+    scripts = context.artifacts.scripts / "coccinelle"
     sources = [file for file in context.select(*_ANALYZED) if file.endswith(".c")]
     found = []
     for script in sorted(scripts.rglob("*.cocci")):
@@ -127,7 +127,7 @@ CHECKS = (
         _coccinelle,
         inputs=_ANALYZED,
         needs=(SPATCH,),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.SCRIPTS,),
     ),
     Check(
         "sparse",

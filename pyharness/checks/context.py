@@ -12,14 +12,13 @@ from pathlib import Path
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEFAULT_KERNEL, KERNELS, Kernel, cached_kernel, ensure_kernel
-from pyharness.artifacts.kernels.checkers import Checkers, ensure_checkers
-from pyharness.artifacts.kernels.packaged import DebianKernel
+from pyharness.artifacts.kernels.source import Source, ensure_headers
 from pyharness.artifacts.qemu import ensure_qemu_checkpatch
 from pyharness.artifacts.run import environment
 from pyharness.checks.tools import Output, Runner
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
-from pyharness.series.target import SERIES_KERNELS, Target, named_target
+from pyharness.series.target import SERIES_KERNELS, Target, named_target, source_of
 
 
 class Artifacts:
@@ -45,11 +44,19 @@ class Artifacts:
         return list(found.values())
 
     @cached_property
-    def checkers(self) -> Checkers:
-        """The scripts and licences of the default kernel's source. Raises as `ensure_checkers`."""
-        spec = KERNELS[DEFAULT_KERNEL]
-        assert isinstance(spec, DebianKernel)
-        return ensure_checkers(self.kernel, spec, self.cache, self.progress)
+    def source(self) -> Source:
+        """The default kernel's source, with its scripts and licences. Raises as `source_of`."""
+        return source_of(DEFAULT_KERNEL, self.cache, self.progress)
+
+    @property
+    def scripts(self) -> Path:
+        """The source's scripts."""
+        return self.source.directory / "scripts"
+
+    @cached_property
+    def headers(self) -> Path:
+        """Where its headers for user space are installed. Raises as `ensure_headers`."""
+        return ensure_headers(self.source, self.cache, self.progress)
 
     @cached_property
     def sources(self) -> list[Target]:

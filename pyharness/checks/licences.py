@@ -98,9 +98,8 @@ def _module_licenses(context: Context) -> Iterator[tuple[str, int, str]]:
 
 
 def _spdxcheck(context: Context) -> list[Finding]:
-    checkers = context.artifacts.checkers.tree
     tree = context.work / "tree"
-    shutil.copytree(checkers / "LICENSES", tree / "LICENSES")
+    shutil.copytree(context.artifacts.source.directory / "LICENSES", tree / "LICENSES")
     ours = {}
     for here, there in _PLACE_IN_KERNEL:
         for file in context.select(f"{here}*"):
@@ -122,7 +121,7 @@ def _spdxcheck(context: Context) -> list[Finding]:
         if done.status:
             raise done.failure()
     # It exits with 0 whatever it finds in a file: what it prints is the verdict.
-    output = context.run([sys.executable, checkers / "scripts" / "spdxcheck.py", "--files", *ours], cwd=tree)
+    output = context.run([sys.executable, context.artifacts.scripts / "spdxcheck.py", "--files", *ours], cwd=tree)
     if output.status:
         raise output.failure()
     found: list[Finding] = []
@@ -160,7 +159,7 @@ CHECKS = (
         _spdxcheck,
         inputs=("kernel/*", "uapi/*"),
         needs=(GIT, Library("ply"), Library("GitPython")),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.SCRIPTS,),
     ),
     Check("reuse", "a licence, its text and a copyright for every file", _reuse, inputs=("*",), needs=(_REUSE, GIT)),
 )

@@ -23,7 +23,7 @@ _QEMU_CODE = re.compile(r"\.(c|h|S|inc)$")
 
 
 def _checkpatch(context: Context) -> list[Finding]:
-    scripts = context.artifacts.checkers.tree / "scripts"
+    scripts = context.artifacts.scripts
     options = ["--show-types", "--max-line-length=100", f"--codespellfile={scripts / 'spelling.txt'}"]
     argv = ["perl", str(scripts / "checkpatch.pl"), *_TERSE, *options]
     found = _complaints(context.run([*argv, "--file", *context.select(*KERNEL_SOURCES)]))
@@ -59,7 +59,7 @@ def _complaints(output: Output, patch: str = "") -> list[Finding]:
 
 
 def _kernel_doc(context: Context) -> list[Finding]:
-    script = context.artifacts.checkers.tree / "scripts" / "kernel-doc"
+    script = context.artifacts.scripts / "kernel-doc"
     output = context.run(["perl", script, "-none", "-Wall", "-Werror", *context.select(*KERNEL_SOURCES)])
     return [replace(found, line=_declaration(context, found)) for found in output.findings()]
 
@@ -89,7 +89,7 @@ CHECKS = (
         _checkpatch,
         inputs=(*KERNEL_SOURCES, *_KERNEL_PATCHES),
         needs=(PERL,),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.SCRIPTS,),
     ),
     Check(
         "kernel-doc",
@@ -97,7 +97,7 @@ CHECKS = (
         _kernel_doc,
         inputs=KERNEL_SOURCES,
         needs=(PERL,),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.SCRIPTS,),
     ),
     Check(
         "qemu-checkpatch",

@@ -50,7 +50,7 @@ def _compile(context: Context, *warnings: str) -> list[Finding]:
         uses = [f"unsigned long use_of_{command}(void) {{ return {command}; }}" for command in commands]
         prototypes = [f"unsigned long use_of_{command}(void);" for command in commands]
         user.write_text("\n".join([f"#include <linux/{name}>"] * 2 + prototypes + uses) + "\n")
-        headers = context.artifacts.checkers.tree / "usr/include"
+        headers = context.artifacts.headers / "usr/include"
         paths: list[str | Path] = ["-nostdinc", f"-I{context.work}", "-isystem", headers, user]
         for (compiler, language, standard), width in product(_COMPILERS, _WIDTHS):
             output = context.run([compiler, language, standard, width, "-fsyntax-only", _BRIEF, *warnings, *paths])
@@ -63,8 +63,8 @@ def _compile(context: Context, *warnings: str) -> list[Finding]:
 
 def _install(context: Context, header: str, into: Path) -> Finding | None:
     """Install a header as the kernel does; returns what its script objects to."""
-    tree = context.artifacts.checkers.tree
-    output = context.run(["sh", "scripts/headers_install.sh", context.root / header, into], cwd=tree)
+    script = context.artifacts.scripts / "headers_install.sh"
+    output = context.run(["sh", script, context.root / header, into], cwd=context.artifacts.headers)
     for line in output.lines:
         if match := _REFUSED.match(line):
             return Finding(header, 0, match["message"], "headers_install")
@@ -85,7 +85,7 @@ CHECKS = (
         _self_contained,
         inputs=_HEADERS,
         needs=(GCC, GXX),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.HEADERS,),
     ),
     Check(
         "uapi-padding",
@@ -93,7 +93,7 @@ CHECKS = (
         _padding,
         inputs=_HEADERS,
         needs=(GCC, GXX),
-        uses=(Uses.CHECKERS,),
+        uses=(Uses.HEADERS,),
     ),
     Check(
         "abi",

@@ -108,7 +108,7 @@ def _what_with(checks: Sequence[Check], artifacts: Artifacts) -> list[str]:
     lines = []
     if any(check.uses for check in checks):
         compiled = ", ".join(f"{kernel.name} {kernel.version}" for kernel in artifacts.kernels)
-        lines += [f"kernels    {compiled}", f"scripts    of Linux {artifacts.checkers.version}"]
+        lines += [f"kernels    {compiled}", f"scripts    of Linux {artifacts.source.package.version}"]
     return lines + textwrap.wrap(tools, _WIDTH, initial_indent="tools      ", subsequent_indent=" " * 11)
 
 

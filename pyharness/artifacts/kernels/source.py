@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The source that a named kernel is made from: as much of it as drivers/hv is built, patched and checked with."""
+"""The source that a named kernel is made from: as much of it as drivers/hv is built, patched and checked with.
+
+Beside it, for the checks of headers: what the source installs for user space.
+"""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +16,11 @@ from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.built import SourceKernel, newest_source
 from pyharness.artifacts.kernels.packaged import DebianKernel, PackageSet, newest_package_set
 from pyharness.artifacts.kernels.unpack import unpack_source
+from pyharness.artifacts.run import run
 from pyharness.progress import Progress
 
 _RECIPE = "1"  # raise it when the parts change
+_HEADERS_RECIPE = "1"  # raise it when the way of installing them changes
 _DISK_NEEDED = GIB
 
 # What the objects of drivers/hv, the tools that a build makes first, and the checkers read: an eighth of the whole.
@@ -63,6 +69,15 @@ def ensure_source(name: str, spec: DebianKernel | SourceKernel, cache: Cache, pr
     return Source(package, _key(package), path)
 
 
+def ensure_headers(source: Source, cache: Cache, progress: Progress) -> Path:
+    """A directory with usr/include, where the source's headers for user space are installed.
+
+    headers_install.sh can be run in it for further ones. Raises CommandFailed.
+    """
+    key = key_of(_HEADERS_RECIPE, source.key)
+    return cache.build("headers", key, partial(_install_headers, source, progress), progress=progress)
+
+
 def _known(name: str, spec: DebianKernel | SourceKernel, cache: Cache) -> Package | None:
     before = cache.recall(f"kernel-{name}")
     if before is None:
@@ -81,3 +96,15 @@ def _unpack(package: Package, apt: Apt, progress: Progress, directory: Path) -> 
     without = [f"--exclude=*/{part}" for part in _WITHOUT]
     members = (*_PARTS, *(f"*/{pattern}" for pattern in _EVERYWHERE))
     unpack_source(package, apt, progress, directory, *without, "--wildcards", members=members)
+
+
+def _install_headers(source: Source, progress: Progress, directory: Path) -> None:
+    progress.step("installing the kernel's headers for user space")
+    objects = directory / "objects"
+    objects.mkdir()
+    run(["make", "-s", "-C", source.directory, f"O={objects}", "ARCH=x86", "headers"])
+    # The script of the source runs scripts/unifdef.
+    for name in ("usr/include", "scripts/unifdef"):
+        (directory / name).parent.mkdir()
+        (objects / name).rename(directory / name)
+    shutil.rmtree(objects)
