@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-# Of a kernel's source, what the patched hv_vmbus and the checks need.
-SOURCE_FILES = (
-    "drivers/hv",
-    "include/asm-generic/mshyperv.h",
-    "include/linux/hyperv.h",
-    "scripts/checkpatch.pl",
-    "scripts/const_structs.checkpatch",
-    "scripts/spelling.txt",
-)
+# Of a kernel's source, what the patched hv_vmbus needs.
+SOURCE_FILES = ("drivers/hv", "include/asm-generic/mshyperv.h", "include/linux/hyperv.h")
 
 # Hardware that no guest of ours has.
 UNUSED_DRIVERS = (
@@ -39,8 +32,8 @@ _FACTS = "kernel.json"
 class Kernel:
     """A kernel that can be booted and built against.
 
-    `root` holds boot/ and lib/modules/RELEASE, `headers` is what `make -C` takes, `source` holds drivers/hv and the
-    kernel's checkers; `gcc` is the compiler that the headers ask for. `vmlinux` has the DWARF, where there is any.
+    `root` holds boot/ and lib/modules/RELEASE, `headers` is what `make -C` takes, `source` holds drivers/hv and
+    its headers; `gcc` is the compiler that the headers ask for. `vmlinux` has the DWARF, where there is any.
     """
 
     name: str
