@@ -14,7 +14,7 @@ from pyharness import repository
 from pyharness.artifacts.cache import Cache, files_below, key_of
 from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.patches import apply_patches, is_applied, touched_by
-from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.artifacts.run import CommandFailed, gcc_version, run
 from pyharness.errors import CheckFailed, UsageError
 from pyharness.progress import Progress
 
@@ -141,9 +141,7 @@ def _sources(directory: Path) -> list[Path]:
 
 
 def _key(kernel: Kernel, files: Mapping[str, Path]) -> str:
-    if shutil.which(kernel.gcc) is None:
-        raise missing_tool(kernel.gcc)
-    return key_of(_RECIPE, kernel.key, run([kernel.gcc, "-dumpfullversion"])[-1], files=files)
+    return key_of(_RECIPE, kernel.key, gcc_version(kernel.gcc), files=files)
 
 
 def _build(

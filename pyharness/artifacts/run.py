@@ -148,6 +148,11 @@ def run(
     raise CommandFailed(command, status, output)
 
 
+def gcc_version(gcc: str) -> str:
+    """Which version of gcc that is, to be part of the key of what it makes. Raises HarnessError when it is missing."""
+    return run([gcc, "-dumpfullversion"])[-1]
+
+
 def _kill_group(process: subprocess.Popen[str]) -> None:
     """End the tool and all that it has started, so that nothing is written any more to what is going to be removed."""
     with suppress(subprocess.TimeoutExpired, ProcessLookupError):

@@ -20,7 +20,7 @@ from pyharness.artifacts.kernels import Kernel
 from pyharness.artifacts.kernels.source import Source
 from pyharness.artifacts.modules import DRIVER, VMBUS, path_mapping
 from pyharness.artifacts.patches import lay_over
-from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.artifacts.run import CommandFailed, gcc_version, run
 from pyharness.checks.finding import Finding
 from pyharness.errors import CheckFailed, HarnessError
 from pyharness.progress import Progress
@@ -73,9 +73,7 @@ def build_in_tree(
             f"{kernel.name} is {kernel.version}, but its source is {source.package.version}",
             mend="run `pyharness build --update`",
         )
-    if shutil.which(kernel.gcc) is None:
-        raise missing_tool(kernel.gcc)
-    compiler = run([kernel.gcc, "-dumpfullversion"])[-1]
+    compiler = gcc_version(kernel.gcc)
     mails = [mail.text for series in all_series for mail in series.patches]
 
     def build(directory: Path) -> None:

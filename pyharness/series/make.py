@@ -6,7 +6,6 @@ from __future__ import annotations
 import email.utils
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -103,8 +102,6 @@ def make(name: str, target: Target, options: Options, root: Path) -> Series:
 
     Raises DoesNotFit when the sources do not make one, HarnessError when a tool fails.
     """
-    if shutil.which("git") is None:
-        raise missing_tool("git")
     plan = load_plan(name, root)
     version = options.version or plan.version
     author, date = options.author, options.date
@@ -142,8 +139,11 @@ def _configured(directory: Path, key: str) -> str:
 
 
 def _git_line(directory: Path, *arguments: str) -> str:
-    """What git prints, or nothing when it has nothing to say."""
-    done = subprocess.run(["git", "-C", directory, *arguments], capture_output=True, text=True, check=False)
+    """What git prints, configured as its user has it, or nothing when it has nothing to say."""
+    try:
+        done = subprocess.run(["git", "-C", directory, *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise missing_tool("git") from error
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

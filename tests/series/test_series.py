@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyharness import cli, repository
-from pyharness.errors import Exit, UsageError
+from pyharness.errors import Exit, HarnessError, UsageError
 from pyharness.series.compose import DoesNotFit, touched_files
 from pyharness.series.letter import figures_of
 from pyharness.series.make import Author, Options, Series, default_date, make
@@ -236,6 +236,12 @@ def test_nobody_to_sign_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     git(tmp_path, "config", "user.name", SENDER.name)
     git(tmp_path, "config", "user.email", SENDER.mail)
     assert Author.configured(tmp_path) == SENDER
+
+
+def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HarnessError, match=r"^git is not installed$"):
+        Author.configured(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "A U Thor", "author@example.org", "A U Thor <author>"])

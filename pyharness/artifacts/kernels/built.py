@@ -22,7 +22,7 @@ from pyharness.artifacts.cache import GIB, Cache, key_of
 from pyharness.artifacts.kernels.kernel import SOURCE_FILES, UNUSED_DRIVERS, Kernel, load, save
 from pyharness.artifacts.kernels.unpack import unpack_source
 from pyharness.artifacts.patches import apply_patches
-from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.artifacts.run import CommandFailed, gcc_version, run
 from pyharness.errors import CheckFailed, HarnessError, UsageError
 from pyharness.progress import Progress
 
@@ -108,7 +108,7 @@ def cached_source_kernel(name: str, spec: SourceKernel, cache: Cache) -> Kernel 
 
 def _package_key(spec: SourceKernel, package: Package) -> str:
     files = {path.name: path for path in (*spec.config_files, *spec.patch_files)}
-    return key_of(_RECIPE, package.name, package.version, _compiler(), files=files)
+    return key_of(_RECIPE, package.name, package.version, gcc_version(_GCC), files=files)
 
 
 def newest_source(name: str, spec: SourceKernel, apt: Apt) -> Package:
@@ -198,12 +198,6 @@ def _examine(source: Path) -> None:
             f"{source} has been configured or built in place, which keeps it from being built elsewhere",
             mend=f"give a clean work tree of it (git -C {source} worktree add ../clean), or run make mrproper in it",
         )
-
-
-def _compiler() -> str:
-    if shutil.which(_GCC) is None:
-        raise missing_tool(_GCC)
-    return run([_GCC, "-dumpfullversion"])[-1]
 
 
 def _make(source: Path, objects: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> list[str]:
