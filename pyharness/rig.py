@@ -23,7 +23,7 @@ from pyharness.progress import Progress
 from pyharness.trace.record import recording
 from pyharness.trace.records import Header
 from pyharness.vsp.backends import Backend
-from pyharness.vsp.backends.choice import MEMORY, BackendChoice
+from pyharness.vsp.backends.choice import BackendChoice
 from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.scenario import HONEST, Scenario
 from pyharness.vsp.server import VspServer
@@ -126,26 +126,35 @@ def _kernel_verdict(what: str) -> Iterator[None]:
         raise CheckFailed(f"{what}: {error.strerror}", detail="\n".join(getattr(error, "__notes__", ()))) from error
 
 
+@dataclass(frozen=True)
+class RigOptions:
+    """How a rig is started.
+
+    Without `cold` a snapshot is restored. With `dump` a crash leaves the guest's memory beside the logs; with `gdb` the
+    guest waits for gdb once the modules are loaded. `trace` gets the transcript of its VMBus, from before they are
+    loaded until the caller is done. Of `scenario`, what concerns the device is in force from the start; the rest is for
+    `vsp.behaving`.
+    """
+
+    cold: bool
+    dump: bool
+    gdb: bool
+    trace: Path | None
+    scenario: Scenario
+    backend: BackendChoice
+
+
 @contextmanager
 def rig(
     prepared: Prepared,
     accelerator: Accelerator,
     progress: Progress,
-    *,
-    cold: bool = False,
-    dump: bool = False,
-    gdb: bool = False,
-    trace: Path | None = None,
-    scenario: Scenario = HONEST,
-    backend: BackendChoice = MEMORY,
+    options: RigOptions,
     identify: Callable[[Modules], None] = lambda _: None,
 ) -> Iterator[Rig]:
-    """Start a guest, attach a VSP with `backend`, load the modules; nothing is left running afterwards.
+    """Start a guest, attach a VSP, load the modules; nothing is left running afterwards.
 
-    The guest starts while the modules are still building; `identify` is told of them before they are loaded. With
-    `dump` a crash leaves the guest's memory beside the logs; with `gdb` the guest waits for gdb once they are loaded.
-    `trace` gets the transcript of its VMBus, from before they are loaded until the caller is done.
-    Of the scenario, what concerns the device is in force from the start; the rest is for `vsp.behaving`.
+    The guest starts while the modules are still building; `identify` is told of them before they are loaded.
     """
     config = MachineConfig(
         kernel=prepared.kernel,
@@ -153,25 +162,25 @@ def rig(
         root_image=prepared.root_image,
         accelerator=accelerator,
         blob_devices=(BlobDevice(INSTANCE),),
-        cold=cold,
-        dump_on_crash=dump,
+        cold=options.cold,
+        dump_on_crash=options.dump,
         # Who holds the guest at a breakpoint decides how long a call takes.
-        call_timeout_s=None if gdb else MachineConfig.call_timeout_s,
+        call_timeout_s=None if options.gdb else MachineConfig.call_timeout_s,
     )
     with (
-        backend.running() as served,
+        options.backend.running() as served,
         rig_on(
             config,
             prepared,
             progress,
             served,
-            workers=backend.workers,
-            trace=trace,
-            scenario=scenario,
+            workers=options.backend.workers,
+            trace=options.trace,
+            scenario=options.scenario,
             identify=identify,
         ) as running,
     ):
-        if gdb:
+        if options.gdb:
             with progress.stage("gdb"):
                 wait_for_gdb(running.machine, lambda command: progress.line(_GDB_WAITS.format(command=command)))
         yield running

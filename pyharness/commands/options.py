@@ -12,6 +12,7 @@ from pyharness.errors import UsageError
 from pyharness.trace.output import empty_transcript
 
 if TYPE_CHECKING:
+    from pyharness.rig import RigOptions
     from pyharness.vsp.backends.choice import BackendChoice
     from pyharness.vsp.scenario import Scenario
 
@@ -135,6 +136,27 @@ def chosen_backend(args: argparse.Namespace) -> BackendChoice:
         return parse_backend(args.backend)
     except ValueError as error:
         raise UsageError(f"--backend: {error}", mend="give memory, or http= and the URL of a container") from error
+
+
+def add_rig(parser: argparse.ArgumentParser) -> None:
+    """All that a rig is started with."""
+    for add in (add_kernel, add_qemu, add_cold, add_debugging, add_trace, add_scenario, add_backend):
+        add(parser)
+
+
+def rig_options(args: argparse.Namespace, trace: Path | None) -> RigOptions:
+    """How the arguments of `add_rig` start a rig; `trace` is what `trace_file` returned. Raises UsageError."""
+    # What guests need takes a while to load, at the start of every command otherwise.
+    from pyharness.rig import RigOptions
+
+    return RigOptions(
+        cold=args.cold,
+        dump=args.dump,
+        gdb=args.gdb,
+        trace=trace,
+        scenario=chosen_scenario(args),
+        backend=chosen_backend(args),
+    )
 
 
 def add_cold(parser: argparse.ArgumentParser) -> None:

@@ -69,13 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file to move (default: hv_vmbus with its debug information)",
     )
-    options.add_kernel(parser)
-    options.add_qemu(parser)
-    options.add_cold(parser)
-    options.add_debugging(parser)
-    options.add_trace(parser)
-    options.add_scenario(parser)
-    options.add_backend(parser)
+    options.add_rig(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result to PATH as JSON")
 
 
@@ -98,24 +92,13 @@ def execute(args: argparse.Namespace) -> Exit:
         # Not earlier: the driver is being compiled while this is loaded.
         from pyharness.rig import rig
 
-        scenario = options.chosen_scenario(args)
-        start = partial(
-            rig,
-            prepared,
-            accelerator,
-            progress,
-            cold=args.cold,
-            dump=args.dump,
-            gdb=args.gdb,
-            trace=trace,
-            scenario=scenario,
-            backend=backend,
-        )
+        chosen = options.rig_options(args, trace)
+        identify = partial(_identify_modules, report, progress)
         with (
-            start(identify=partial(_identify_modules, report, progress)) as running,
+            rig(prepared, accelerator, progress, chosen, identify) as running,
             given or _open(prepared.modules.vmbus.debug) as source,
-            _judged(running, report, progress, scenario.tolerate),
-            _played(running, scenario, report, progress),
+            _judged(running, report, progress, chosen.scenario.tolerate),
+            _played(running, chosen.scenario, report, progress),
         ):
             _move(running, source, backend, report, progress)
     return Exit.OK

@@ -20,37 +20,20 @@ from pyharness.rig import NODE, rig
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `pyharness shell`."""
-    options.add_kernel(parser)
-    options.add_qemu(parser)
-    options.add_cold(parser)
-    options.add_scenario(parser)
-    options.add_backend(parser)
-    options.add_debugging(parser)
-    options.add_trace(parser)
+    options.add_rig(parser)
 
 
 def execute(args: argparse.Namespace) -> Exit:
     """Boot, then give the terminal to the guest."""
     require_terminal()
-    trace = options.trace_file(args)
-    scenario = options.chosen_scenario(args)
-    backend = options.chosen_backend(args)
+    chosen = options.rig_options(args, options.trace_file(args))
+    scenario = chosen.scenario
     progress = Progress()
     accelerator = choose_accelerator()
     progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
     prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
     with (
-        rig(
-            prepared,
-            accelerator,
-            progress,
-            cold=args.cold,
-            dump=args.dump,
-            gdb=args.gdb,
-            trace=trace,
-            scenario=scenario,
-            backend=backend,
-        ) as running,
+        rig(prepared, accelerator, progress, chosen) as running,
         running.vsp.behaving(*scenario.behaviours),
     ):
         if prepared.kernel.vmlinux:
@@ -58,6 +41,6 @@ def execute(args: argparse.Namespace) -> Exit:
             progress.line(f"what the driver holds, from another terminal: pyharness inspect {socket}")
         if scenario.summary:
             progress.line(f"scenario       {scenario.summary}")
-        progress.line(f"{NODE} is served by a VSP with backend {backend.name}; exit or Ctrl-D ends the guest")
+        progress.line(f"{NODE} is served by a VSP with backend {chosen.backend.name}; exit or Ctrl-D ends the guest")
         running.machine.interact()
     return Exit.OK
