@@ -14,10 +14,9 @@ from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.commands import options
+from pyharness.commands.start import told_guest
 from pyharness.errors import CheckFailed, Exit, UsageError
-from pyharness.machine.accel import Accelerator, choose_accelerator
 from pyharness.machine.config import MachineConfig
 from pyharness.progress import Progress
 
@@ -89,7 +88,8 @@ def execute(args: argparse.Namespace) -> Exit:
 
 
 def _count(args: argparse.Namespace) -> Exit:
-    progress, cache, accelerator, prepared = _prepare(args)
+    progress, cache = Progress(), Cache.open()
+    accelerator, prepared = told_guest(args, cache, progress)
     # Not at the top: the driver is being compiled while this is loaded.
     from pyharness.bench.instructions import RECORD, counting, differences, record, recorded
 
@@ -111,15 +111,6 @@ def _count(args: argparse.Namespace) -> Exit:
             mend="if that is wanted: pyharness bench --instructions --record",
         )
     return Exit.OK
-
-
-def _prepare(args: argparse.Namespace) -> tuple[Progress, Cache, Accelerator, Prepared]:
-    progress, cache = Progress(), Cache.open()
-    accelerator = choose_accelerator()
-    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-    prepared = prepare(options.chosen_kernel(args), cache, progress, args.qemu)
-    progress.line(f"kernel         {prepared.kernel.name} {prepared.kernel.release}")
-    return progress, cache, accelerator, prepared
 
 
 def _measure(args: argparse.Namespace) -> Exit:
@@ -145,7 +136,8 @@ def _measure(args: argparse.Namespace) -> Exit:
         raise UsageError("a request carries at most 31M", mend="give smaller --sizes")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    progress, _, accelerator, prepared = _prepare(args)
+    progress = Progress()
+    accelerator, prepared = told_guest(args, Cache.open(), progress)
     kernel, qemu = prepared.kernel, prepared.qemu
     results = Results(
         accelerator=accelerator.name,

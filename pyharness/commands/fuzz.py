@@ -15,10 +15,9 @@ from pathlib import Path
 
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEBUG_KERNEL
-from pyharness.artifacts.prepare import prepare
 from pyharness.commands import options
+from pyharness.commands.start import told_guest
 from pyharness.errors import Exit, UsageError
-from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 
 FUZZERS = ("ioctl", "host")
@@ -62,10 +61,7 @@ def execute(args: argparse.Namespace) -> Exit:
             "the host fuzzer has no corpus", mend="leave --corpus and --minimise to `pyharness fuzz ioctl`"
         )
     progress = Progress()
-    accelerator = choose_accelerator()
-    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
-    prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
-    progress.line(f"kernel         {prepared.kernel.name} {prepared.kernel.release}")
+    accelerator, prepared = told_guest(args, Cache.open(), progress)
     # Not earlier: the driver is being compiled while these are loaded.
     from pyharness.fuzz import session
 

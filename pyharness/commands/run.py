@@ -26,8 +26,8 @@ from pyharness.artifacts.prepare import Prepared, prepare
 from pyharness.client.blob import CHUNK_BYTES, BlobServiceError
 from pyharness.client.errors import HostError
 from pyharness.commands import options
+from pyharness.commands.start import told_accelerator
 from pyharness.errors import VERDICTS, CheckFailed, Exit, HarnessError, UsageError
-from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ def execute(args: argparse.Namespace) -> Exit:
     report.backend = backend.name
     with _written(report, progress, args.json):
         trace = options.trace_file(args)
-        accelerator = choose_accelerator()
+        accelerator = told_accelerator(progress)
         report.accelerator = accelerator.name
-        progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
         prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
         _identify(prepared, report, progress)
         # Not earlier: the driver is being compiled while this is loaded.

@@ -11,8 +11,8 @@ import argparse
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.prepare import prepare
 from pyharness.commands import options
+from pyharness.commands.start import told_accelerator
 from pyharness.errors import Exit
-from pyharness.machine.accel import choose_accelerator
 from pyharness.machine.terminal import require_terminal
 from pyharness.progress import Progress
 from pyharness.rig import NODE, rig
@@ -29,8 +29,7 @@ def execute(args: argparse.Namespace) -> Exit:
     chosen = options.rig_options(args, options.trace_file(args))
     scenario = chosen.scenario
     progress = Progress()
-    accelerator = choose_accelerator()
-    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
+    accelerator = told_accelerator(progress)
     prepared = prepare(options.chosen_kernel(args), Cache.open(), progress, args.qemu)
     with (
         rig(prepared, accelerator, progress, chosen) as running,

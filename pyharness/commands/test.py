@@ -17,8 +17,8 @@ from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice
 from pyharness.commands import options
+from pyharness.commands.start import told_accelerator
 from pyharness.errors import Exit, HarnessError, UsageError
-from pyharness.machine.accel import choose_accelerator
 from pyharness.progress import Progress
 from pyharness.report.directory import ReportDirectory
 from pyharness.report.faults import Fault
@@ -93,8 +93,7 @@ def prepare_session(
     progress, cache = Progress(), Cache.open()
     recorder = Recorder()
     report = ReportDirectory.open(args.report) if args.report else None
-    accelerator = choose_accelerator()
-    progress.line(f"accelerator    {accelerator.name} ({accelerator.reason})")
+    accelerator = told_accelerator(progress)
     try:
         _check_names(choices)
         subjects = _prepared(choices, recorder, cache, progress, keep_going, modules)
