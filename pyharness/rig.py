@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from pyharness.machine.accel import Accelerator
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.gdb import wait_for_gdb
 from pyharness.machine.vm import Machine
-from pyharness.machine.vmbus import MessageType, VmbusDevice
 from pyharness.progress import Progress
 from pyharness.trace.record import recording
 from pyharness.trace.records import Header
@@ -36,14 +35,6 @@ NODE = "/dev/azure_blob"
 _NODE_TIMEOUT_S = 60.0
 _NODE_SLICE_S = 1.0
 _PROBE_FAILED = "failed with error"
-MESSAGES = {
-    "open": MessageType.OPENCHANNEL,
-    "close": MessageType.CLOSECHANNEL,
-    "gpadl": MessageType.GPADL_HEADER,
-    "gpadl_teardown": MessageType.GPADL_TEARDOWN,
-    "released": MessageType.RELID_RELEASED,
-}
-"""By the names that scenario files know."""
 _GDB_WAITS = """\
 the guest waits for gdb; attach it from another terminal, set breakpoints, and let the guest go on with `continue`:
   {command}"""
@@ -103,19 +94,6 @@ class Rig:
         path = self.machine.guest.module("pathlib").Path(f"/sys/kernel/debug/{DRIVER}/{INSTANCE}/pending_requests")
         lines = str(path.read_text()).splitlines()
         return [line for line in lines if not line.startswith("#")]
-
-
-@dataclass(frozen=True)
-class _Control:
-    """A `DeviceControl` of scenarios."""
-
-    device: VmbusDevice
-
-    def ignore(self, messages: Sequence[str]) -> None:
-        self.device.ignore(*(MESSAGES[name] for name in messages))
-
-    def refuse(self, messages: Sequence[str]) -> None:
-        self.device.refuse(*(MESSAGES[name] for name in messages))
 
 
 @contextmanager
@@ -206,7 +184,7 @@ def rig_on(
         with VspServer(machine.vsp_socket(0), backend or MemoryBackend(), workers=workers) as vsp:
             judge = Judge(machine)
             judge.begin("the run")
-            scenario.prepare(_Control(machine.blob_device(0)))
+            scenario.prepare(machine.blob_device(0))
             running = Rig(machine, vsp, prepared, judge, len(machine.guest.dmesg()))
             identify(prepared.modules)
             header = _header(prepared, config.accelerator)

@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from pyharness.errors import UsageError
+from pyharness.machine.vmbus import MessageType, VmbusDevice
 from pyharness.vsp.behaviours import BEHAVIOURS, CONDITIONS, Maker, besides, hold
 from pyharness.vsp.parameters import BadParameter, Signature
 from pyharness.vsp.play import Behaviour
 
-MESSAGES = ("open", "close", "gpadl", "gpadl_teardown", "released")
+MESSAGES = {
+    "open": MessageType.OPENCHANNEL,
+    "close": MessageType.CLOSECHANNEL,
+    "gpadl": MessageType.GPADL_HEADER,
+    "gpadl_teardown": MessageType.GPADL_TEARDOWN,
+    "released": MessageType.RELID_RELEASED,
+}
 """The VMBus messages about a device that a host may ignore."""
 
 REFUSABLE = ("open", "gpadl")
@@ -22,18 +29,6 @@ REFUSABLE = ("open", "gpadl")
 
 CHOICES: Mapping[str, Maker[...]] = {name: maker for name, maker in BEHAVIOURS.items() if maker is not hold}
 """What a file may do: nobody would release what it holds."""
-
-
-class DeviceControl(Protocol):
-    """What makes the device itself misbehave, below the VSP."""
-
-    def ignore(self, messages: Sequence[str]) -> None:
-        """Do not hear these of `MESSAGES`."""
-        ...
-
-    def refuse(self, messages: Sequence[str]) -> None:
-        """Answer these of `REFUSABLE` with a failure."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,12 +60,12 @@ class Scenario:
             tuple(device.get("refuse", ())),
         )
 
-    def prepare(self, device: DeviceControl) -> None:
-        """Let the device misbehave, before the guest's driver finds it."""
+    def prepare(self, device: VmbusDevice) -> None:
+        """Let the device itself misbehave, below the VSP, before the guest's driver finds it."""
         if self.ignore:
-            device.ignore(self.ignore)
+            device.ignore(*(MESSAGES[name] for name in self.ignore))
         if self.refuse:
-            device.refuse(self.refuse)
+            device.refuse(*(MESSAGES[name] for name in self.refuse))
 
 
 HONEST = Scenario()

@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pyharness import cli, repository
 from pyharness.errors import Exit, UsageError
-from pyharness.rig import MESSAGES as RIG_MESSAGES
+from pyharness.machine.vmbus import MessageType, VmbusDevice
 from pyharness.vsp.behaviours import BEHAVIOURS, CONDITIONS
 from pyharness.vsp.parameters import Parameter, Signature
 from pyharness.vsp.scenario import CHOICES, HONEST, MESSAGES, REFUSABLE, Scenario
@@ -114,24 +115,24 @@ def test_the_rest_of_a_file(tmp_path: Path) -> None:
 
     class Device:
         def __init__(self) -> None:
-            self.told: list[tuple[str, Sequence[str]]] = []
+            self.told: list[tuple[str, Sequence[MessageType]]] = []
 
-        def ignore(self, messages: Sequence[str]) -> None:
+        def ignore(self, *messages: MessageType) -> None:
             self.told.append(("ignore", messages))
 
-        def refuse(self, messages: Sequence[str]) -> None:
+        def refuse(self, *messages: MessageType) -> None:
             self.told.append(("refuse", messages))
 
     device = Device()
-    scenario.prepare(device)
-    assert device.told == [("ignore", ("gpadl",)), ("refuse", ("open",))]
+    scenario.prepare(cast(VmbusDevice, device))
+    assert device.told == [("ignore", (MessageType.GPADL_HEADER,)), ("refuse", (MessageType.OPENCHANNEL,))]
     honest = Device()
-    HONEST.prepare(honest)
+    HONEST.prepare(cast(VmbusDevice, honest))
     assert honest.told == [], "a device that nobody speaks of is not touched"
 
 
 def test_the_machine_knows_the_messages() -> None:
-    assert tuple(RIG_MESSAGES) == MESSAGES
+    assert {*MESSAGES.values()} == {*MessageType}
     assert {*REFUSABLE} < {*MESSAGES}
 
 
