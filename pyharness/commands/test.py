@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice
+from pyharness.artifacts.kernels import DEBUG_KERNEL, DEFAULT_KERNEL, KERNELS, KernelChoice, spec_of
 from pyharness.commands import options
 from pyharness.commands.start import told_accelerator
 from pyharness.errors import Exit, HarnessError, UsageError
@@ -111,8 +111,9 @@ def prepare_session(
 
 
 def _check_names(choices: Sequence[KernelChoice]) -> None:
-    if unknown := [choice for choice in choices if isinstance(choice, str) and choice not in KERNELS]:
-        raise UsageError(f"there is no kernel {unknown[0]!r}", mend="choose one of " + ", ".join(KERNELS))
+    for choice in choices:
+        if isinstance(choice, str):
+            spec_of(choice)
     if twice := [choice for choice, count in Counter(choices).items() if count > 1]:
         raise UsageError(f"kernel {twice[0]} is named twice", mend="name each kernel once")
 

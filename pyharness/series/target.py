@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyharness.artifacts.cache import Cache
-from pyharness.artifacts.kernels import KERNELS
+from pyharness.artifacts.kernels import spec_of
+from pyharness.artifacts.kernels.built import require_tree, vmbus_option
 from pyharness.artifacts.kernels.source import Source, ensure_source
 from pyharness.artifacts.run import CommandFailed, environment, run
 from pyharness.errors import UsageError
@@ -44,15 +44,12 @@ class Target:
     @property
     def vmbus_option(self) -> str:
         """The option without which there is no hv_vmbus."""
-        split = re.search(r"^config HYPERV_VMBUS$", self.read("drivers/hv/Kconfig") or "", re.M)
-        return "HYPERV_VMBUS" if split else "HYPERV"
+        return vmbus_option(self.read("drivers/hv/Kconfig") or "")
 
 
 def source_of(name: str, cache: Cache, progress: Progress) -> Source:
     """The source of a named kernel. Raises UsageError for a name that there is not."""
-    if name not in KERNELS:
-        raise UsageError(f"there is no kernel {name!r}", mend="choose one of " + ", ".join(KERNELS))
-    return ensure_source(name, KERNELS[name], cache, progress)
+    return ensure_source(name, spec_of(name), cache, progress)
 
 
 def named_target(name: str, cache: Cache, progress: Progress) -> Target:
@@ -67,8 +64,7 @@ def tree_target(directory: Path) -> Target:
     Raises UsageError for what is no kernel tree.
     """
     directory = directory.resolve()
-    if not (directory / "Kconfig").is_file() or not (directory / "drivers/hv/Kconfig").is_file():
-        raise UsageError(f"{directory} is no Linux source tree", mend="name the top directory of one")
+    require_tree(directory)
     if not (directory / ".git").exists():
         return Target(directory.name, directory, directory.name)
     try:

@@ -25,6 +25,7 @@ __all__ = [
     "KernelTree",
     "cached_kernel",
     "ensure_kernel",
+    "spec_of",
 ]
 
 DEFAULT_KERNEL = "debian-6.12"
@@ -64,6 +65,13 @@ KernelChoice = str | KernelTree
 """A name in KERNELS, or a developer's own tree."""
 
 
+def spec_of(name: str) -> DebianKernel | SourceKernel:
+    """The row of KERNELS. Raises UsageError for a name that there is not."""
+    if name not in KERNELS:
+        raise UsageError(f"there is no kernel {name!r}", mend="choose one of " + ", ".join(KERNELS))
+    return KERNELS[name]
+
+
 def ensure_kernel(choice: KernelChoice, cache: Cache, progress: Progress) -> Kernel:
     """The chosen kernel, fetched or built unless it is cached.
 
@@ -73,9 +81,7 @@ def ensure_kernel(choice: KernelChoice, cache: Cache, progress: Progress) -> Ker
     """
     if isinstance(choice, KernelTree):
         return ensure_tree_kernel(choice, cache, progress)
-    if choice not in KERNELS:
-        raise UsageError(f"there is no kernel {choice!r}", mend="choose one of " + ", ".join(KERNELS))
-    spec = KERNELS[choice]
+    spec = spec_of(choice)
     if isinstance(spec, DebianKernel):
         return ensure_debian_kernel(choice, spec, cache, progress)
     return ensure_source_kernel(choice, spec, cache, progress)

@@ -44,6 +44,9 @@ _HEADERS_OF_SOURCE = ("Makefile", "arch/x86/Makefile", "arch/x86/include", "incl
 _HEADERS_OF_OBJECTS = (".config", "Module.symvers", "arch/x86/include", "include", "scripts", "tools/objtool/objtool")
 _NOT_HEADERS = shutil.ignore_patterns("*.o", "*.a", "*.cmd")
 
+# The fragment for a tree, by the option of its hv_vmbus.
+_PLATFORM = {"HYPERV": "linux-6", "HYPERV_VMBUS": "linux-7"}
+
 _OTHER_ARCHITECTURES = "alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc parisc powerpc"
 _OTHER_ARCHITECTURES += " riscv s390 sh sparc um xtensa"
 
@@ -159,8 +162,7 @@ def ensure_tree_kernel(tree: KernelTree, cache: Cache, progress: Progress) -> Ke
     _examine(source)
     name = source.name
     numbers = re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", (source / "Makefile").read_text(), re.M)
-    split = re.search(r"^config HYPERV_VMBUS$", (source / "drivers/hv/Kconfig").read_text(), re.M)
-    platform = "linux-7" if split else "linux-6"
+    platform = _PLATFORM[vmbus_option((source / "drivers/hv/Kconfig").read_text())]
     configs = [CONFIGS / "guest.config", CONFIGS / f"{platform}.config", *tree.configs]
     for config in configs:
         if not config.is_file():
@@ -189,9 +191,19 @@ def ensure_tree_kernel(tree: KernelTree, cache: Cache, progress: Progress) -> Ke
     return load(name, path)
 
 
+def require_tree(directory: Path) -> None:
+    """Raise UsageError for what is no kernel tree."""
+    if not (directory / "Kconfig").is_file() or not (directory / "drivers/hv/Kconfig").is_file():
+        raise UsageError(f"{directory} is no Linux source tree", mend="name the top directory of one")
+
+
+def vmbus_option(kconfig: str) -> str:
+    """The option without which there is no hv_vmbus, by a tree's drivers/hv/Kconfig."""
+    return "HYPERV_VMBUS" if re.search(r"^config HYPERV_VMBUS$", kconfig, re.MULTILINE) else "HYPERV"
+
+
 def _examine(source: Path) -> None:
-    if not (source / "Kconfig").is_file() or not (source / "drivers/hv/Kconfig").is_file():
-        raise UsageError(f"{source} is no Linux source tree", mend="name the top directory of one")
+    require_tree(source)
     # What kbuild itself refuses to build outside of.
     if (source / ".config").exists() or (source / "include/config").exists():
         raise UsageError(
