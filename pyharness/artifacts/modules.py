@@ -129,11 +129,8 @@ def _given(name: str, file: Path, sources: Path, cache: Cache) -> Module:
         if sources.is_dir():
             shutil.copytree(sources, directory / "sources")
         shutil.copyfile(file, directory / f"{name}.debug.ko")
-        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", file])
 
-    key = key_of(_RECIPE, name, files={name: file})
-    entry = cache.build("module", key, take, needs=_DISK_NEEDED)
-    return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
+    return _entry(name, key_of(_RECIPE, name, files={name: file}), take, cache)
 
 
 def _sources(directory: Path) -> list[Path]:
@@ -165,11 +162,20 @@ def _build(
         lay_out(stage)
         asked = [f"{ask}{which}=y" for option, ask in _COVERAGE.items() if kernel.has(option) for which in covered]
         _make(kernel, stage, where, name, asked, progress)
-        built = (stage / where / f"{name}.ko").rename(directory / f"{name}.debug.ko")
-        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", built])
+        (stage / where / f"{name}.ko").rename(directory / f"{name}.debug.ko")
         for path in files_below(stage, base=stage).values():
             if path.suffix not in (".c", ".h", ".gcno"):
                 path.unlink()
+
+    return _entry(name, key, build, cache, progress)
+
+
+def _entry(name: str, key: str, make: Callable[[Path], None], cache: Cache, progress: Progress | None = None) -> Module:
+    """The entry `key`, in which `make` leaves the module with its DWARF, and its sources."""
+
+    def build(directory: Path) -> None:
+        make(directory)
+        run(["strip", "--strip-debug", "-o", directory / f"{name}.ko", directory / f"{name}.debug.ko"])
 
     entry = cache.build("module", key, build, needs=_DISK_NEEDED, progress=progress)
     return Module(name, key, entry / f"{name}.ko", entry / f"{name}.debug.ko", entry / "sources")
