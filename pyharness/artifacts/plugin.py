@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,6 @@ def ensure_plugin(qemu: Qemu, cache: Cache) -> Path:
 
 
 def _compile(headers: Path, directory: Path) -> None:
-    found = subprocess.run(["pkg-config", "--cflags", "glib-2.0"], capture_output=True, text=True, check=True)
-    options = ("-O2", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{headers}", *found.stdout.split())
+    glib = run(["pkg-config", "--cflags", "glib-2.0"])[-1].split()
+    options = ("-O2", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{headers}", *glib)
     run(["gcc", *options, "-o", directory / _NAME, _SOURCE])

@@ -38,6 +38,7 @@ PACKAGE_OF = {
     "node": "nodejs",
     "npm": "npm",
     "patch": "patch",
+    "pkg-config": "pkgconf",
     "strip": "binutils",
     "xz": "xz-utils",
 }
