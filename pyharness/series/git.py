@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A git repository that lives as long as a series is made or tried, whatever the user's own configuration says."""
+"""A git repository that lives as long as something is made or tried in it, whatever the user's configuration says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyharness.artifacts.run import run
 
-_BASE = "what the series is made for"
+_BASE = "what there is before"
 # Neither hooks nor signing nor colours of the user's.
 _ENVIRONMENT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
 
@@ -25,7 +25,7 @@ class Repository:
 
     @classmethod
     def of(cls, directory: Path, files: Mapping[str, str], name: str, mail: str, date: int) -> Repository:
-        """A new one, whose first commit holds `files`; `date` in seconds since the epoch."""
+        """A new one, whose first commit holds `files` and what is there; `date` in seconds since the epoch."""
         directory.mkdir(parents=True, exist_ok=True)
         made = cls(directory, name, mail)
         made.git("init", "--quiet", "--initial-branch=series")
