@@ -202,9 +202,7 @@ def _covered(series: Series) -> list[Finding]:
                 (stage / "MAINTAINERS").write_text(maintained.files["MAINTAINERS"])
                 (stage / file).parent.mkdir(parents=True)
                 (stage / file).write_text(patch.files[file])
-                script = series.target.directory / "scripts/get_maintainer.pl"
-                options = ("--no-tree", "--no-git", "--no-git-fallback", "--no-rolestats", "--no-roles", "--no-l")
-                said = run(["perl", script, *options, "-f", file], cwd=stage)
+                said = series.target.maintainers("--no-l", "-f", file, cwd=stage)
             if not any(series.author.mail in line for line in said):
                 found.append(
                     Finding(maintained.plan.origin, 0, f"MAINTAINERS: nobody looks after {file}", "MAINTAINERS")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyharness.artifacts.run import CommandFailed, missing_tool, run
+from pyharness.artifacts.run import CommandFailed, missing_tool
 from pyharness.errors import HarnessError, UsageError
 from pyharness.series.compose import Composed, compose, touched_files
 from pyharness.series.git import Repository
@@ -160,8 +160,8 @@ def _recipients(target: Target, mails: Sequence[Mail], options: Options, work: P
         patches = [work / mail.file for mail in mails[1:]]
         for path, mail in zip(patches, mails[1:], strict=True):
             path.write_text(mail.text)
-        to += maintainers(target, patches, "--no-l", "--no-r")
-        cc += maintainers(target, patches, "--no-m")
+        to += _maintainers(target, patches, "--no-l", "--no-r")
+        cc += _maintainers(target, patches, "--no-m")
     own = options.author.mail
     seen: set[str] = set()
     headers = []
@@ -174,11 +174,9 @@ def _recipients(target: Target, mails: Sequence[Mail], options: Options, work: P
     return headers
 
 
-def maintainers(target: Target, patches: Sequence[Path], *which: str) -> list[str]:
-    """Whom the tree's get_maintainer.pl names for patches. Raises HarnessError when it does not work."""
-    options = ("--no-tree", "--no-git", "--no-git-fallback", "--no-rolestats", "--no-roles")
+def _maintainers(target: Target, patches: Sequence[Path], *which: str) -> list[str]:
     try:
-        return run(["perl", "scripts/get_maintainer.pl", *options, *which, *patches], cwd=target.directory)
+        return target.maintainers(*which, *patches)
     except CommandFailed as error:
         raise HarnessError(
             f"get_maintainer.pl of {target.name} fails", mend="give --no-recipients", detail=error.detail

@@ -41,6 +41,12 @@ class Target:
         path = self.directory / file
         return path.read_text() if path.is_file() else None
 
+    def maintainers(self, *asked: str | Path, cwd: Path | None = None) -> list[str]:
+        """Whom the tree's get_maintainer.pl names, by MAINTAINERS in `cwd` or the tree's own. Raises CommandFailed."""
+        script = self.directory / "scripts/get_maintainer.pl"
+        options = ("--no-tree", "--no-git", "--no-git-fallback", "--no-rolestats", "--no-roles")
+        return run(["perl", script, *options, *asked], cwd=cwd or self.directory)
+
     @property
     def vmbus_option(self) -> str:
         """The option without which there is no hv_vmbus."""
