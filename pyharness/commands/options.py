@@ -159,6 +159,13 @@ def rig_options(args: argparse.Namespace, trace: Path | None) -> RigOptions:
     )
 
 
+def at_least_one(text: str) -> int:
+    """An argument's type: a number from 1."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def add_cold(parser: argparse.ArgumentParser) -> None:
     """--cold."""
     parser.add_argument("--cold", action="store_true", help="boot instead of restoring the snapshot of an earlier boot")

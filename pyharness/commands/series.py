@@ -17,6 +17,7 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS, ensure_kernel
+from pyharness.commands.options import at_least_one
 from pyharness.errors import Exit, UsageError
 from pyharness.progress import Progress
 from pyharness.series.gate import PROBE, findings
@@ -50,19 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="output", type=Path, metavar="DIR", help="default: build/series/KERNEL")
     parser.add_argument("--fixes", action="store_true", help="the series of fixes of hv_vmbus instead of the driver's")
     parser.add_argument("--author", metavar='"NAME <MAIL>"', help="who signs it off (default: as git is configured)")
-    parser.add_argument("--version", type=_version, metavar="N", help="default: what kernel/series says")
+    parser.add_argument("--version", type=at_least_one, metavar="N", help="default: what kernel/series says")
     parser.add_argument("--to", action="append", default=[], metavar="ADDRESS", help="send it here too; repeatable")
     parser.add_argument("--cc", action="append", default=[], metavar="ADDRESS", help="a copy here too; repeatable")
     parser.add_argument(
         "--no-recipients", action="store_true", help="do not ask the tree's get_maintainer.pl whom to send it to"
     )
     parser.add_argument("--check", action="store_true", help="write nothing, and see whether it could be accepted")
-
-
-def _version(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -57,19 +57,13 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j",
         dest="jobs",
-        type=_at_least_one,
+        type=options.at_least_one,
         default=_DEFAULT_JOBS,
         metavar="N",
         help="run N tests side by side, in workers that stay on a kernel; 1 runs them in this process, one by one "
         "(default: %(default)s)",
     )
     parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed to pytest")
-
-
-def _at_least_one(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
 
 
 def execute(args: argparse.Namespace) -> int:
