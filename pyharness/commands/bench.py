@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
+from pyharness.bench import RESULTS
 from pyharness.commands import options
 from pyharness.commands.start import told_guest
 from pyharness.errors import CheckFailed, Exit, UsageError
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=repository.BUILD / "bench",
+        default=repository.BUILD / RESULTS.parent,
         metavar="DIR",
         help="where bench.json and the plots go (default: build/bench)",
     )
@@ -148,7 +149,7 @@ def _measure(args: argparse.Namespace) -> Exit:
         repetitions=plan.repetitions,
     )
     measure(prepared, accelerator, progress, plan, results)
-    path = args.output / "bench.json"
+    path = args.output / RESULTS.name
     path.write_text(json.dumps(results.as_json(), indent=1) + "\n")
     print(results.table())
     for written in (path, *write_plots(results, args.output)):

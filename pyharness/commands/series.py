@@ -17,6 +17,7 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels import KERNELS, ensure_kernel
+from pyharness.bench import RESULTS
 from pyharness.commands.options import at_least_one
 from pyharness.errors import Exit, UsageError
 from pyharness.progress import Progress
@@ -26,9 +27,6 @@ from pyharness.series.make import Author, Options, default_date, make
 from pyharness.series.plan import DRIVER, FIXES
 from pyharness.series.target import SERIES_KERNELS, named_target, source_of, tree_target
 from pyharness.series.write import MBOX, check_directory, write
-
-BENCHMARK = Path("bench/bench.json")
-"""Where the benchmark leaves its figures, below build/."""
 
 _TESTS = "tests/driver"
 
@@ -86,7 +84,7 @@ def _write(args: argparse.Namespace) -> int:
     check_directory(output)
     progress.line(f"kernel         {target.name}: {target.base}")
     progress.line(f"author         {author}")
-    benchmark = repository.BUILD / BENCHMARK
+    benchmark = repository.BUILD / RESULTS
     if name == DRIVER:
         if benchmark.is_file():
             options = replace(options, benchmark=benchmark)

@@ -106,7 +106,7 @@ class _Tree:
     @property
     def config(self) -> str:
         """The kernel's own configuration."""
-        return (self.kernel.root / "boot" / f"config-{self.kernel.release}").read_text()
+        return self.kernel.config.read_text()
 
     def prepare(self, source: Source) -> None:
         """Lay out the source, build the tools that compiling takes, and hear the tree's own warnings, just once."""

@@ -52,6 +52,11 @@ class Kernel:
         return self.root / "boot" / f"vmlinuz-{self.release}"
 
     @property
+    def config(self) -> Path:
+        """What it was configured with."""
+        return self.root / "boot" / f"config-{self.release}"
+
+    @property
     def modules(self) -> Path:
         """The directory of the kernel's own modules."""
         return self.root / "lib" / "modules" / self.release
@@ -75,8 +80,7 @@ class Kernel:
 
     @cached_property
     def _options(self) -> frozenset[str]:
-        config = self.root / "boot" / f"config-{self.release}"
-        return frozenset(re.findall(r"^CONFIG_(\w+)=[ym]$", config.read_text(), re.MULTILINE))
+        return frozenset(re.findall(r"^CONFIG_(\w+)=[ym]$", self.config.read_text(), re.MULTILINE))
 
 
 def save(directory: Path, *, release: str, version: str, gcc: str, headers: str, vmlinux: str = "") -> None:
