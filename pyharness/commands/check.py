@@ -18,7 +18,7 @@ from pathlib import Path
 from pyharness import repository
 from pyharness.artifacts.cache import Cache
 from pyharness.checks import CHECKS
-from pyharness.checks.check import Check
+from pyharness.checks.check import Check, Uses
 from pyharness.checks.context import Artifacts
 from pyharness.checks.formats import FORMATS, lines_of
 from pyharness.checks.run import Result, Verdict, mend, run_checks
@@ -105,10 +105,13 @@ def _what_with(checks: Sequence[Check], artifacts: Artifacts) -> list[str]:
     """The versions that the verdicts depend on."""
     versions = {need.name: need.version for check in checks for need in check.needs}
     tools = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    used = {use for check in checks for use in check.uses}
     lines = []
-    if any(check.uses for check in checks):
+    if used & {Uses.KERNEL, Uses.KERNELS}:
         compiled = ", ".join(f"{kernel.name} {kernel.version}" for kernel in artifacts.kernels)
-        lines += [f"kernels    {compiled}", f"scripts    of Linux {artifacts.source.package.version}"]
+        lines.append(f"kernels    {compiled}")
+    if used & {Uses.SCRIPTS, Uses.HEADERS}:
+        lines.append(f"scripts    of Linux {artifacts.source.package.version}")
     return lines + textwrap.wrap(tools, _WIDTH, initial_indent="tools      ", subsequent_indent=" " * 11)
 
 
