@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, cmp_to_key
 from pathlib import Path
 from typing import TypeVar
@@ -200,6 +200,17 @@ class Apt:
                 else:
                     self.refresh(force=True)
                 known = None
+
+    def fetch_remembered(
+        self, name: str, choose: Callable[[], list[Package]], build: Callable[[list[Package]], Path]
+    ) -> Path:
+        """Build what the cache remembers under `name`, else as `fetch_newest` does, and have it remembered."""
+        before = self.cache.recall(name)
+        known = [Package(**package) for package in before["packages"]] if before else None
+        packages, path = self.fetch_newest(known, choose, build)
+        if packages != known:
+            self.cache.remember(name, {"packages": [asdict(package) for package in packages]})
+        return path
 
     def refresh(self, *, force: bool = False) -> None:
         """Fetch the lists when they are older than a day or `force` is set, but once per run at most."""

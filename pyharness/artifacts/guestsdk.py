@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +44,6 @@ _NAME = "azure-sdk.tar"
 def ensure_guest_sdk(cache: Cache, progress: Progress) -> Path:
     """The tar, made unless it is cached. Raises HarnessError."""
     tree = ensure_root_tree(cache, progress)
-    before = cache.recall("guest-sdk")
-    known = [Package(**package) for package in before["packages"]] if before else None
     apt = Apt(cache, _RELEASE, progress)
 
     def build(packages: list[Package]) -> Path:
@@ -55,10 +52,7 @@ def ensure_guest_sdk(cache: Cache, progress: Progress) -> Path:
         make = partial(_make, tree / "root", packages, apt)
         return cache.build("guest-sdk", key_of(_RECIPE, tree.name, *versions, *compiled), make, progress=progress)
 
-    packages, entry = apt.fetch_newest(known, lambda: _newest(apt), build)
-    if packages != known:
-        cache.remember("guest-sdk", {"packages": [asdict(package) for package in packages]})
-    return entry / _NAME
+    return apt.fetch_remembered("guest-sdk", lambda: _newest(apt), build) / _NAME
 
 
 def _newest(apt: Apt) -> list[Package]:

@@ -13,7 +13,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -122,18 +122,13 @@ def ensure_root_image(cache: Cache, progress: Progress) -> RootImage:
 
 def ensure_root_tree(cache: Cache, progress: Progress) -> Path:
     """What the image is made of, as the directory `root` in the one returned. Raises as `ensure_root_image`."""
-    before = cache.recall("root-image")
-    known = [Package(**package) for package in before["packages"]] if before else None
     apt = Apt(cache, _RELEASE, progress)
 
     def build_tree(packages: list[Package]) -> Path:
         make = partial(_make_tree, packages, apt, progress)
         return cache.build("root-tree", _tree_key(packages), make, needs=_DISK_NEEDED, progress=progress)
 
-    packages, tree = apt.fetch_newest(known, lambda: _choose(apt), build_tree)
-    if packages != known:
-        cache.remember("root-image", {"packages": [asdict(package) for package in packages]})
-    return tree
+    return apt.fetch_remembered("root-image", lambda: _choose(apt), build_tree)
 
 
 def _choose(apt: Apt) -> list[Package]:
