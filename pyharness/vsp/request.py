@@ -18,20 +18,16 @@ _NOTHING = GuestBuffer()
 class Responder(Protocol):
     """Where a request's answers go; the server is one."""
 
-    def retire(self, request: VspRequest, error: int) -> bool:
-        """Take `request` out of what is in flight; False when it no longer is."""
+    def answer(self, request: VspRequest, error: int, packet: Packet) -> bool:
+        """Take `request` out of what is in flight and send its answer; False, and no answer, when it no longer is."""
         ...
 
     def awaits(self, request: VspRequest) -> bool:
         """Whether `request` is in flight."""
         ...
 
-    def send(self, packet: Packet) -> None:
-        """Send a packet to the VSC as it is."""
-        ...
-
     def send_anything(self, packet: Packet) -> None:
-        """As `send`, and take whatever the guest takes it for an answer to out of what is in flight."""
+        """Send a packet as it is, and take whatever the guest takes it for an answer to out of what is in flight."""
         ...
 
 
@@ -107,16 +103,13 @@ class VspRequest:
     def complete(self, error: int = Status.SUCCESS, response_len: int = 0) -> bool:
         """Answer once. False when no answer is due: answered before, channel closed, connection gone."""
         answer = Packet(
-            self.transaction_id, PacketType.COMPLETION, Completion(error, response_len).pack(), epoch=self.epoch
+            self.transaction_id, PacketType.COMPLETION, Completion(error, response_len).pack(), False, self.epoch
         )
-        if self.outlet is not None:
-            if due := self.awaited:
-                self.outlet(answer)
-            return due
-        if not self._responder.retire(self, error):
-            return False
-        self._responder.send(answer)
-        return True
+        if self.outlet is None:
+            return self._responder.answer(self, error, answer)
+        if due := self.awaited:
+            self.outlet(answer)
+        return due
 
     def complete_raw(
         self, payload: bytes, *, packet_type: int = PacketType.COMPLETION, transaction_id: int | None = None

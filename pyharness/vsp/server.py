@@ -75,13 +75,16 @@ class _Session:
         self.channel_open = hello.channel_open
         self.in_flight: dict[int, VspRequest] = {}
 
-    def retire(self, request: VspRequest, error: int) -> bool:
-        return self.server._retire(self, request, error)
+    def answer(self, request: VspRequest, error: int, packet: Packet) -> bool:
+        due = self.server._retire(self, request, error)
+        if due:
+            self._send(packet)
+        return due
 
     def awaits(self, request: VspRequest) -> bool:
         return id(request) in self.in_flight
 
-    def send(self, packet: Packet) -> None:
+    def _send(self, packet: Packet) -> None:
         self.connection.send(frames.pack_frame(FrameType.PACKET, packet.pack()))
 
     def send_anything(self, packet: Packet) -> None:
@@ -91,7 +94,7 @@ class _Session:
             packet_type, transaction_id = descriptor.packet_type, descriptor.transaction_id
         if packet_type == PacketType.COMPLETION:
             self.server._retire_as_the_guest_does(self, transaction_id, packet.epoch)
-        self.send(packet)
+        self._send(packet)
 
 
 class VspServer:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count
+from typing import NamedTuple
 from uuid import uuid4
 from xml.sax.saxutils import escape
 
@@ -20,8 +20,7 @@ _SERVER_ID = str(uuid4())[:23]
 _answers = count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What goes into the response head and, with `body`, into the data buffer."""
 
     status: HTTPStatus
