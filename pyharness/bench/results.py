@@ -213,6 +213,7 @@ _STAGES = (
     ("client library", "floor", "bare"),
     ("VSP", "null", "floor"),
     ("backend", "driver", "null"),
+    ("not prepared", "request", "driver"),
     ("the whole by HTTP", "http", ""),
 )
 

@@ -41,6 +41,8 @@ _SMALL = 4 * KIB
 _CEILING_SIZES = (4 * KIB, 4 * MIB)
 _STAGES = ("ioctl", "bare", "null")
 """Paths on which a request goes a part of its way."""
+_TO_THE_STORE = ("driver", "request", "http")
+"""Paths on which it goes all of it."""
 _VERIFY_BYTES = 4 * MIB
 _VERIFY_CLIENTS = 4
 _SAMPLED = 1
@@ -66,6 +68,7 @@ class Plan:
         for op, size, clients in product(OPS, self.sizes, self.clients):
             if size == _SMALL and clients == 1:
                 yield from (Cell(path, "", op, size, clients) for path in _STAGES)
+                yield from (Cell("request", backend, op, size, clients) for backend in self.backends)
             yield Cell("floor", "", op, size, clients)
             for backend, path in product(self.backends, ("driver", "http")):
                 yield Cell(path, backend, op, size, clients)
@@ -156,7 +159,7 @@ def _measure(clients: _Clients, stands: dict[str, Stand], plan: Plan, results: R
             )
             stand = stands[cell.backend or plan.backends[0]]
             figures = clients.run(cell, stand, plan.seconds)
-            for sample in figures.samples if cell.path in ("driver", "http") else ():
+            for sample in figures.samples if cell.path in _TO_THE_STORE else ():
                 if hashlib.sha256(stand.read(sample.blob)).hexdigest() != sample.sha256:
                     raise CheckFailed(f"{cell.path}: a {cell.op} of {cell.size} bytes brought other bytes")
                 results.sampled += 1

@@ -51,7 +51,8 @@ def test_quick_run(tmp_path: Path, prepared: Prepared, subject: Subject) -> None
     cells = [(row["path"], row["backend"], row["op"], row["size"], row["clients"]) for row in found["rows"]]
     paths = [("floor", ""), *product(("driver", "http"), BACKENDS)]
     every = [(*path, op, 4096, clients) for path in paths for op in ("read", "write") for clients in (1, 2)]
-    stages = [(path, "", op, 4096, 1) for path in ("ioctl", "bare", "null") for op in ("read", "write")]
+    parts = [*product(("ioctl", "bare", "null"), ("",)), *product(("request",), BACKENDS)]
+    stages = [(*path, op, 4096, 1) for path in parts for op in ("read", "write")]
     assert sorted(cells) == sorted(every + stages)
     for row in found["rows"]:
         assert all(row[name] >= 0 for name in FIGURES) and row["p50_us"] <= row["p99_us"]
@@ -60,8 +61,8 @@ def test_quick_run(tmp_path: Path, prepared: Prepared, subject: Subject) -> None
     for ratio in found["ratios"]:
         assert ratio["ops_over_http"]["least"] <= ratio["ops_over_http"]["median"] <= ratio["ops_over_http"]["greatest"]
     assert found["verified"] == {name: {"requests": 8, "bytes": 32 << 20, "wrong": 0} for name in BACKENDS}
-    # The reads and writes of the driver and of HTTP, with one client and with two.
-    assert found["sampled"] == 8 * len(BACKENDS)
+    # Reads and writes by the driver and by HTTP, with one client and with two, and by requests that are not prepared.
+    assert found["sampled"] == (8 + 2) * len(BACKENDS)
     plots = {f"{name}-{backend}.png" for name in ("throughput", "latency", "channel") for backend in BACKENDS}
     assert {path.name for path in tmp_path.glob("*.png")} == plots
     assert all(path.read_bytes().startswith(PNG) for path in tmp_path.glob("*.png"))
