@@ -130,7 +130,7 @@ def _given(name: str, file: Path, sources: Path, cache: Cache) -> Module:
             shutil.copytree(sources, directory / "sources")
         shutil.copyfile(file, directory / f"{name}.debug.ko")
 
-    return _entry(name, key_of(_RECIPE, name, files={name: file}), take, cache)
+    return _entry(name, key_of(_RECIPE, name, files=files_below(file, sources, base=file.parent)), take, cache)
 
 
 def _sources(directory: Path) -> list[Path]:

@@ -137,3 +137,7 @@ def test_modules_that_were_made_elsewhere(tmp_path: Path, repository: Path, kern
         assert one.path.read_bytes() == other.path.read_bytes()
         assert one.debug.read_bytes() == other.debug.read_bytes()
         assert one.hash != other.hash
+    for text in ("int first;", "int second;"):
+        (made / "sources").mkdir(exist_ok=True)
+        (made / "sources/hv_vmbus.c").write_text(text)
+        assert (given_modules(made, cache).vmbus.sources / "hv_vmbus.c").read_text() == text
