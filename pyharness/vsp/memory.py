@@ -51,12 +51,13 @@ class GuestBuffer:
             raise ValueError("a guest buffer is sliced with step 1 only")
         if start == 0 and stop == self._length:
             return self
-        return self.part(start, stop)
+        return self.part(start, stop - start)
 
-    def part(self, start: int, stop: int) -> GuestBuffer:
-        """The bytes [start, stop), which lie inside."""
-        if start >= stop:
+    def part(self, start: int, length: int) -> GuestBuffer:
+        """So many bytes from `start` on, which lie inside."""
+        if length <= 0:
             return GuestBuffer()
+        stop = start + length
         ends = self._ends
         if ends is None:
             ends = self._ends = list(accumulate(map(len, self._views)))
@@ -64,11 +65,11 @@ class GuestBuffer:
         view = self._views[first]
         begin = ends[first] - len(view)
         if stop <= ends[first]:
-            return GuestBuffer((view[start - begin : stop - begin],), stop - start)
+            return GuestBuffer((view[start - begin : stop - begin],), length)
         last = bisect_left(ends, stop)
         end = self._views[last]
         views = (view[start - begin :], *self._views[first + 1 : last], end[: stop - ends[last] + len(end)])
-        return GuestBuffer(views, stop - start)
+        return GuestBuffer(views, length)
 
     def read(self) -> bytes:
         """A copy of all bytes."""
@@ -82,7 +83,7 @@ class GuestBuffer:
         source = memoryview(data).cast("B")
         if offset < 0 or offset + len(source) > self._length:
             raise ValueError(f"{len(source)} bytes at {offset} do not fit into a guest buffer of {self._length}")
-        views = self._views if offset == 0 else self.part(offset, self._length)._views
+        views = self._views if offset == 0 else self.part(offset, self._length - offset)._views
         done, total = 0, len(source)
         try:
             for view in views:

@@ -81,13 +81,9 @@ class VspRequest:
             return Refusal(Status.INVALID_ADDRESS, error.message)
         refused = refusal(header, len(pages))
         if refused is None:
-            part = pages.part
-            start = header.data_buffer_offset
-            self.data = part(start, start + header.data_buffer_length)
-            start = header.request_buffer_offset
-            self.request = part(start, start + header.request_buffer_length)
-            start = header.response_buffer_offset
-            self.response = part(start, start + header.response_buffer_length)
+            self.data = pages.part(header.data_buffer_offset, header.data_buffer_length)
+            self.request = pages.part(header.request_buffer_offset, header.request_buffer_length)
+            self.response = pages.part(header.response_buffer_offset, header.response_buffer_length)
         return refused
 
     @property
