@@ -17,11 +17,16 @@ def pages_touched(address: int, length: int) -> int:
     return (address + length - 1) // mmap.PAGESIZE - address // mmap.PAGESIZE + 1
 
 
+def whole_pages(length: int) -> int:
+    """The bytes of the pages that so many bytes take up from a page boundary on."""
+    return -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 class Buffer:
     """Private anonymous memory, page-aligned; `size` is rounded up to whole pages."""
 
     def __init__(self, size: int) -> None:
-        self.size = max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
+        self.size = whole_pages(max(1, size))
         self._mapping = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.view = memoryview(self._mapping)
         # The address stays right for as long as the mapping lives, so the ctypes object need not be kept.

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from pyharness.client.abi import AZURE_BLOB_IOCTL, MAX_PAGES, AzBlobRequestSync
-from pyharness.client.buffers import Buffer, BufferPool, pages_touched
+from pyharness.client.buffers import Buffer, BufferPool, pages_touched, whole_pages
 from pyharness.client.errors import device_error, host_error
 
 DEFAULT_PATH = "/dev/azure_blob"
@@ -109,7 +109,7 @@ class BlobDevice:
         """
         data, valid, borrowed = self._data(data_out, data_in)
         request = head if isinstance(head, bytes) else as_view(head)
-        room = _response_at(request) + response_size
+        room = whole_pages(len(request)) + response_size
         try:
             prepared = self._idle.pop() if room <= _USUAL_ROOM else PreparedRequest(self, room)
         except IndexError:
@@ -141,7 +141,7 @@ class BlobDevice:
         if valid > len(room):
             raise ValueError(f"{valid} bytes to send in a data buffer of {len(room)}")
         request = as_view(head)
-        prepared = PreparedRequest(self, _response_at(request) + response_size)
+        prepared = PreparedRequest(self, whole_pages(len(request)) + response_size)
         prepared.lay_out(request, room, valid, timeout_ms, response_size)
         prepared.data = room
         return prepared
@@ -185,7 +185,8 @@ class PreparedRequest:
     ) -> None:
         """Make it another request, of whose `data` so many bytes are sent. Head and response must fit."""
         self._buffer.view[: len(head)] = head
-        self._response_at = response_at = _response_at(head)
+        # The response begins at a page boundary: no page is pinned twice.
+        self._response_at = response_at = whole_pages(len(head))
         sync, address = self._sync, self._buffer.address
         sync.timeout = timeout_ms
         sync.request_len = len(head)
@@ -203,11 +204,6 @@ class PreparedRequest:
         self._device.submit(self._sync)
         answer, start = self._answer, self._response_at
         return Response(answer.status, self._buffer.view[start : start + answer.response_len].tobytes())
-
-
-def _response_at(head: bytes | memoryview) -> int:
-    """Where the response begins behind a head: at a page boundary, so that no page is pinned twice."""
-    return -(-len(head) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def max_data(head_size: int, response_size: int = mmap.PAGESIZE) -> int:

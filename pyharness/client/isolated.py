@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from pyharness.client.abi import MAX_PAGES, AzBlobRequestSync
+from pyharness.client.buffers import whole_pages
 from pyharness.client.device import (
     DEFAULT_PATH,
     DEFAULT_TIMEOUT_MS,
@@ -53,8 +54,8 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, head_size: int, response_size: int) -> _Layout:
-        response = -(-head_size // mmap.PAGESIZE) * mmap.PAGESIZE
-        return cls(response, response + -(-response_size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        response = whole_pages(head_size)
+        return cls(response, response + whole_pages(response_size))
 
 
 class _Worker:
