@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import select
 import socket
 import threading
 from collections import deque
@@ -25,6 +26,8 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         """Takes `sock` over."""
         self._socket = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._buffer = bytearray(_BUFFER_SIZE)
         self._start = 0
         self._end = 0
@@ -83,6 +86,8 @@ class Connection:
 
     def _receive(self, space: memoryview, fds: list[int] | None) -> int:
         try:
+            # A bare recv also wakes for nothing each time the device has read an answer (unix_write_space in Linux).
+            self._readable.poll()
             if fds is None:
                 return self._socket.recv_into(space)
             int_size = array.array("i").itemsize
