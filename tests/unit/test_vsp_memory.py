@@ -171,10 +171,25 @@ def test_nothing_is_copied_until_read(memory: GuestMemory, ram: mmap.mmap) -> No
     assert part.read() == b"late"
 
 
-def test_memory_is_unmapped_when_the_last_request_lets_go(fds: list[int]) -> None:
-    def mapped() -> int:
-        return sum("memfd:ram" in line for line in Path("/proc/self/maps").read_text().splitlines())
+def mapped() -> int:
+    return sum("memfd:ram" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
+
+def test_translation_is_remembered_unless_it_is_long(memory: GuestMemory) -> None:
+    few, many = (0, PAGE, 3 * PAGE, PAGE), (0, PAGE, 3 * PAGE, PAGE) * 2000
+    assert memory.translate(few) is memory.translate(few)
+    assert memory.translate(many) is not memory.translate(many)
+
+
+def test_what_is_remembered_keeps_no_memory_mapped(fds: list[int]) -> None:
+    before = mapped()
+    memory = GuestMemory((LOW,), fds[:1])
+    memory.translate((0, PAGE))
+    memory.close()
+    assert mapped() == before
+
+
+def test_memory_is_unmapped_when_the_last_request_lets_go(fds: list[int]) -> None:
     before = mapped()
     memory = GuestMemory((LOW,), fds[:1])
     held = memory.translate((0, PAGE))
