@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -18,6 +18,7 @@ _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 _TOKEN = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _FIELD = rf"{_TOKEN}:[^\x00-\x08\x0a-\x1f\x7f]*\r\n"
 _HEAD = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/1\.1\r\n((?:{_FIELD})*)\r\n")
+_FIELDS = re.compile(r"([^:]+):[ \t]*((?:[^\r]*[^\r \t])?)[ \t]*\r\n")
 _HEAD_END = b"\r\n\r\n"
 _ONLY_ONCE = {"host", "content-length"}
 _STATUS_LINES = {status: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
@@ -58,9 +59,7 @@ def read_request_head(head: bytes) -> RawHead:
     if match is None:
         raise BadHead("this is not the head of an HTTP/1.1 request")
     method, target, lines = match.groups()
-    fields = [
-        (name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines.split("\r\n")[:-1])
-    ]
+    fields = _FIELDS.findall(lines)
     return RawHead(method, target, fields, _headers(fields))
 
 
@@ -77,14 +76,14 @@ def parse_request_head(head: bytes) -> RequestHead:
     return RequestHead(method, unquote(target.path), query, headers)
 
 
-def _headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _headers(fields: Collection[tuple[str, str]]) -> dict[str, str]:
     """Raises BadHead when what says where the message ends or whose it is is repeated, missing, or no number."""
-    headers: dict[str, str] = {}
-    for name, value in fields:
-        name = name.lower()
-        if name in headers and name in _ONLY_ONCE:
-            raise BadHead(f"{name} is repeated")
-        headers[name] = value
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) < len(fields):
+        names = [name.lower() for name, _ in fields]
+        for name in _ONLY_ONCE:
+            if names.count(name) > 1:
+                raise BadHead(f"{name} is repeated")
     if "host" not in headers:
         raise BadHead("there is no host")
     if not _LENGTH.fullmatch(headers.get("content-length", "0")):
