@@ -28,10 +28,10 @@ SUBJECTS = pytest.StashKey[Subjects]()
 FIXTURE = "kernel_choice"
 """The session's fixture whose parameter is the name of the kernel."""
 
-_MARKERS = (
-    "kernel_has(OPTION, ...): the test needs a kernel that was configured with CONFIG_OPTION",
-    "default_kernel_only(reason): the test is not about the kernel, so that the default one is enough",
-)
+_MARKERS = {
+    "kernel_has": "(OPTION, ...): the test needs a kernel that was configured with CONFIG_OPTION",
+    "default_kernel_only": "(reason): the test is not about the kernel, so that the default one is enough",
+}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -48,8 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; in a worker, take what the controller gave."""
-    for marker in _MARKERS:
-        config.addinivalue_line("markers", marker)
+    for marker, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}{meaning}")
     given: dict[str, Any] | None = getattr(config, "workerinput", None)
     if given is not None:
         _end_with(given["controller"])
@@ -88,6 +88,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if FIXTURE in metafunc.fixturenames:
         names = subjects_of(metafunc.config).names
         metafunc.parametrize(FIXTURE, names, ids=names, indirect=True, scope="session")
+    elif mark := next((mark for name in _MARKERS for mark in metafunc.definition.iter_markers(name)), None):
+        # Not where items are modified: an error there is, in xdist's workers, an internal one.
+        what = f"{metafunc.definition.nodeid} uses no kernel, so it cannot be marked with {mark.name}"
+        raise pytest.Collector.CollectError(what)
 
 
 def kernel_of(item: pytest.Item) -> str:
@@ -106,8 +110,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not needs and not only:
             continue
         name = kernel_of(item)
-        if not name:
-            raise pytest.UsageError(f"{item.nodeid} uses no kernel, so it cannot be marked with what it needs of one")
         fitting = [kernel for kernel in subjects.names if not _lacks(subjects, kernel, needs, only)]
         if name in fitting:
             continue

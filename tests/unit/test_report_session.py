@@ -96,11 +96,13 @@ def test_a_kernel_behind_the_dashes_is_refused(tmp_path: Path) -> None:
     assert "--kernel belongs before the --" in inner.output
 
 
-def test_a_test_without_a_kernel_cannot_ask_for_one(tmp_path: Path) -> None:
+@JOBS
+def test_a_test_without_a_kernel_cannot_ask_for_one(tmp_path: Path, jobs: int) -> None:
     marked = "import pytest\n@pytest.mark.kernel_has('X')\ndef test_it():\n    pass\n"
-    inner = Inner(tmp_path).write("test_a.py", marked)
-    assert inner.run() == Exit.USAGE
-    assert "test_it uses no kernel" in inner.output
+    inner = Inner(tmp_path, jobs=jobs).write("test_a.py", marked)
+    assert inner.run() == Exit.HARNESS
+    assert "test_it uses no kernel, so it cannot be marked with kernel_has" in inner.output
+    assert "INTERNALERROR" not in inner.output
 
 
 COSTLY = """
