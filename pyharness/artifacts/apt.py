@@ -45,11 +45,22 @@ class Suite:
     optional: bool = False
 
 
+@dataclass(frozen=True)
+class Release:
+    """What is fetched together."""
+
+    suites: tuple[Suite, ...]
+    architecture: str = "amd64"
+
+
 # Each release has its own lists: nothing mixes, and only what is used is fetched.
-RELEASES: dict[str, tuple[Suite, ...]] = {
-    "bookworm": (Suite("bookworm"), Suite("bookworm-security", security=True)),
-    "trixie": (Suite("trixie", sources=True), Suite("trixie-security", security=True, sources=True, optional=True)),
-    "trixie-backports": (Suite("trixie-backports"),),
+RELEASES: dict[str, Release] = {
+    "bookworm": Release((Suite("bookworm"), Suite("bookworm-security", security=True))),
+    "bookworm-i386": Release((Suite("bookworm"),), "i386"),
+    "trixie": Release(
+        (Suite("trixie", sources=True), Suite("trixie-security", security=True, sources=True, optional=True))
+    ),
+    "trixie-backports": Release((Suite("trixie-backports"),)),
 }
 
 
@@ -68,13 +79,21 @@ class Package:
     name: str
     version: str
 
+    def __str__(self) -> str:
+        """As apt names it."""
+        return f"{self.name}={self.version}"
+
+
+class NoLists(HarnessError):
+    """The mirror cannot be reached, or does not carry what is asked of it."""
+
 
 class Gone(HarnessError):
     """The lists name versions that the mirror no longer serves."""
 
     def __init__(self, packages: Sequence[Package], output: Sequence[str]) -> None:
         self.packages = tuple(packages)
-        what = " ".join(f"{package.name}={package.version}" for package in packages)
+        what = " ".join(map(str, packages))
         super().__init__(
             f"the mirror no longer serves {what}", mend="run `pyharness build --update`", detail="\n".join(output[-5:])
         )
@@ -254,6 +273,7 @@ class Apt:
             for line in _capture(["apt-config", "dump"]).splitlines()
             if line.startswith("Acquire::") and not re.match(r"Acquire::(IndexTargets|Changelogs|GzipIndexes)", line)
         ]
+        architecture = RELEASES[self.release].architecture
         own = {
             "Dir::Etc": f"{self.dir}/etc",
             "Dir::Etc::netrc": "/etc/apt/auth.conf",
@@ -261,16 +281,16 @@ class Apt:
             "Dir::State": f"{self.dir}/state",
             "Dir::State::status": f"{self.dir}/status",
             "Dir::Cache": f"{self.dir}/cache",
-            "APT::Architecture": "amd64",
+            "APT::Architecture": architecture,
             # As root, apt would download as a user who cannot enter this cache.
             "APT::Sandbox::User": "root",
             "APT::Get::List-Cleanup": "true",
         }
         lines = ['Acquire::Retries "3";', *system, 'Acquire::Languages "none";']
-        lines += ["#clear APT::Architectures;", 'APT::Architectures { "amd64"; };']
+        lines += ["#clear APT::Architectures;", f'APT::Architectures {{ "{architecture}"; }};']
         lines += [f'{name} "{value}";' for name, value in own.items()]
         _write_private(self.dir / "apt.conf", "\n".join(lines) + "\n")
-        self._write_sources(RELEASES[self.release])
+        self._write_sources(RELEASES[self.release].suites)
 
     def _write_sources(self, suites: Iterable[Suite]) -> None:
         lines = []
@@ -281,7 +301,7 @@ class Apt:
         _write_private(self.dir / "etc" / "sources.list", "\n".join(lines) + "\n")
 
     def _update(self) -> None:
-        suites = RELEASES[self.release]
+        suites = RELEASES[self.release].suites
         argv = ["apt-get", "update", "-o", "APT::Update::Error-Mode=any"]
         try:
             self._run_apt(argv)
@@ -296,18 +316,19 @@ class Apt:
             except CommandFailed as again:
                 raise self._unreachable(again) from again
 
-    def _unreachable(self, error: CommandFailed) -> HarnessError:
+    def _unreachable(self, error: CommandFailed) -> NoLists:
         causes = [line for line in error.output if line.startswith(("E:", "W:"))]
-        return HarnessError(
+        suites, architecture = RELEASES[self.release].suites, RELEASES[self.release].architecture
+        return NoLists(
             f"the package lists of {self.release} cannot be fetched",
             mend="see that `apt-get update` works on this machine, and that its mirror carries "
-            + ", ".join(suite.name for suite in RELEASES[self.release]),
+            + ", ".join(f"{suite.name} for {architecture}" for suite in suites),
             detail="\n".join(causes or error.output[-5:]),
         )
 
     def _fetch(self, argv: Sequence[str], packages: Sequence[Package], into: Path) -> None:
         try:
-            self._run_apt([*argv, *(f"{package.name}={package.version}" for package in packages)], into)
+            self._run_apt([*argv, *map(str, packages)], into)
         except CommandFailed as error:
             if gone := find_gone(packages, error.output):
                 raise Gone(gone, error.output) from error

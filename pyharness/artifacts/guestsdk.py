@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyharness.artifacts.apt import Apt, Package
 from pyharness.artifacts.cache import Cache, key_of
-from pyharness.artifacts.rootimage import compile_python, ensure_root_tree
+from pyharness.artifacts.rootimage import compile_python, ensure_root_tree, pack
 from pyharness.artifacts.run import run
 from pyharness.errors import HarnessError
 from pyharness.progress import Progress
@@ -48,9 +48,10 @@ def ensure_guest_sdk(cache: Cache, progress: Progress) -> Path:
 
     def build(packages: list[Package]) -> Path:
         versions = [f"{name}=={_distribution(name).version}" for name in _PURE]
-        compiled = [f"{package.name}={package.version}" for package in packages]
         make = partial(_make, tree / "root", packages, apt)
-        return cache.build("guest-sdk", key_of(_RECIPE, tree.name, *versions, *compiled), make, progress=progress)
+        return cache.build(
+            "guest-sdk", key_of(_RECIPE, tree.name, *versions, *map(str, packages)), make, progress=progress
+        )
 
     return apt.fetch_remembered("guest-sdk", lambda: _newest(apt), build) / _NAME
 
@@ -88,5 +89,4 @@ def _make(root: Path, packages: Sequence[Package], apt: Apt, directory: Path) ->
             path.rename(site / path.name)
     shutil.rmtree(unpacked)
     compile_python(root, site, strip=site, prepend=GUEST_DIRECTORY)
-    run(["tar", "--sort=name", "--owner=0", "--group=0", "--mtime=@0", "-cf", directory / _NAME, "-C", site, "."])
-    shutil.rmtree(site)
+    pack(site, directory / _NAME)

@@ -84,8 +84,8 @@ _NOT_NEEDED = (
     "usr/lib/python3*/pydoc_data",
     "usr/lib/python3*/test",
     "usr/lib/python3*/tkinter",
-    "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/x86_64-linux-gnu/perl*",
+    "usr/lib/*-linux-gnu/gconv",
+    "usr/lib/*-linux-gnu/perl*",
     "usr/share/bash-completion",
     "usr/share/bug",
     "usr/share/doc",
@@ -128,25 +128,35 @@ def ensure_root_tree(cache: Cache, progress: Progress) -> Path:
         make = partial(_make_tree, packages, apt, progress)
         return cache.build("root-tree", _tree_key(packages), make, needs=_DISK_NEEDED, progress=progress)
 
-    return apt.fetch_remembered("root-image", lambda: _choose(apt), build_tree)
+    return apt.fetch_remembered("root-image", lambda: choose(apt, _PACKAGES), build_tree)
 
 
-def _choose(apt: Apt) -> list[Package]:
-    needed = apt.closure(_PACKAGES)
+def choose(apt: Apt, names: Sequence[str]) -> list[Package]:
+    """The packages `names` with all that they need to run. Raises HarnessError."""
+    needed = apt.closure(names)
     return [p for p in needed if not any(fnmatch.fnmatch(p.name, pattern) for pattern in _LEFT_OUT)]
 
 
 def _tree_key(packages: Sequence[Package]) -> str:
     return key_of(
         _RECIPE,
-        *(f"{package.name}={package.version}" for package in packages),
+        *map(str, packages),
         *(f"{name}=={importlib.metadata.version(name)}" for name in _SHARED_PYTHON),
     )
 
 
 def _make_tree(packages: Sequence[Package], apt: Apt, progress: Progress, directory: Path) -> None:
     """All that is fetched, as a directory: an edit of our own files must not need the network."""
-    root, debs = directory / "root", directory / "debs"
+    root = directory / "root"
+    unpack(packages, apt, root, progress)
+    _arrange(root)
+    progress.step("compiling the guest's Python")
+    compile_python(root, python_library(root), root / _SITE)
+
+
+def unpack(packages: Sequence[Package], apt: Apt, root: Path, progress: Progress) -> None:
+    """Fetch packages and lay them out as an installation would, without what no guest needs."""
+    debs = root.with_name("debs")
     debs.mkdir()
     for name in _MERGED_DIRECTORIES:
         (root / "usr" / name).mkdir(parents=True)
@@ -159,10 +169,9 @@ def _make_tree(packages: Sequence[Package], apt: Apt, progress: Progress, direct
         deb.unlink()
         data.unlink()
     shutil.rmtree(debs)
-    _arrange(root)
-    progress.step("compiling the guest's Python")
-    (library,) = (root / "usr" / "lib").glob("python3.*")
-    compile_python(root, library, root / _SITE)
+    for pattern in _NOT_NEEDED:
+        for path in root.glob(pattern):
+            shutil.rmtree(path)
 
 
 def _make_image(tree: Path, progress: Progress, directory: Path) -> None:
@@ -180,9 +189,6 @@ def _make_image(tree: Path, progress: Progress, directory: Path) -> None:
 
 
 def _arrange(root: Path) -> None:
-    for pattern in _NOT_NEEDED:
-        for path in root.glob(pattern):
-            shutil.rmtree(path)
     for name in _MOUNT_POINTS:
         (root / name).mkdir(parents=True, exist_ok=True)
     for name, text in _TEXT_FILES.items():
@@ -205,16 +211,27 @@ def _package_directory(name: str) -> Path:
     return Path(spec.origin).parent
 
 
+def python_library(root: Path) -> Path:
+    """Python's standard library in a tree; its name is the interpreter's."""
+    (library,) = (root / "usr" / "lib").glob("python3.*")
+    return library
+
+
+def pack(root: Path, tar: Path) -> None:
+    """Turn a directory into a tar that depends on its content alone."""
+    run(["tar", "--sort=name", "--owner=0", "--group=0", "--mtime=@0", "-cf", tar, "-C", root, "."])
+    shutil.rmtree(root)
+
+
 def compile_python(root: Path, *paths: Path, strip: Path | None = None, prepend: str = "/") -> None:
     """Compile with the image's Python, so that the bytecode fits it; hashes unchecked, so that no time stamp counts.
 
     In tracebacks the files are at `prepend` instead of `strip`, which is `root` unless given.
     """
-    (library,) = (root / "usr" / "lib").glob("python3.*")
     libraries = root / "usr" / "lib" / "x86_64-linux-gnu"
     # Not by its name in lib64: that link is absolute and leads to the host's loader.
     loader = [f"{libraries}/ld-linux-x86-64.so.2", "--library-path", str(libraries)]
-    python = [*loader, f"{root}/usr/bin/{library.name}", "-S"]
+    python = [*loader, f"{root}/usr/bin/{python_library(root).name}", "-S"]
     compileall = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     compileall += ["-s", str(strip or root), "-p", prepend]
     run([*python, *compileall, *paths], env={"PYTHONHOME": f"{root}/usr", "PYTHONPATH": ""})

@@ -13,6 +13,7 @@ from pyharness.artifacts.prepare import Prepared
 from pyharness.judge import Judge
 from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.machine.vm import Machine
+from pyharness.vsp.backends.memory import MemoryBackend
 from pyharness.vsp.server import VspServer
 from tests.driver.lab import FIRST, NULL, SECOND, Lab, lab_on, release
 
@@ -87,6 +88,15 @@ def lab(lab_keeper: LabKeeper, request: pytest.FixtureRequest) -> Iterator[Lab]:
 @pytest.fixture
 def vsp(lab: Lab) -> VspServer:
     return lab.first
+
+
+@pytest.fixture
+def store(vsp: VspServer) -> Iterator[MemoryBackend]:
+    """What the first device leads to, instead of the backend that checks patterns."""
+    usual = vsp.backend
+    vsp.backend = store = MemoryBackend()
+    yield store
+    vsp.backend = usual
 
 
 @pytest.fixture

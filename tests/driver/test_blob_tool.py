@@ -6,10 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from pyharness.guest.host import Completed
 from pyharness.vsp.backends.memory import MemoryBackend
@@ -20,14 +17,6 @@ from tests.driver.lab import Lab
 from tests.driver.pattern import pattern
 
 PIECE = 8 << 20
-
-
-@pytest.fixture
-def store(vsp: VspServer) -> Iterator[MemoryBackend]:
-    usual = vsp.backend
-    vsp.backend = store = MemoryBackend()
-    yield store
-    vsp.backend = usual
 
 
 def blob(lab: Lab, node: str, *words: str) -> Completed:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,14 +17,6 @@ from tests.examples import examples
 
 MIB = 1 << 20
 PATH = "/container/a blob?with #odd name"
-
-
-@pytest.fixture
-def store(vsp: VspServer) -> Iterator[MemoryBackend]:
-    usual = vsp.backend
-    vsp.backend = store = MemoryBackend()
-    yield store
-    vsp.backend = usual
 
 
 @pytest.mark.parametrize(

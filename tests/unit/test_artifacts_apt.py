@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pyharness.artifacts import apt as apt_module
-from pyharness.artifacts.apt import Apt, Gone, Mirrors, Package, Suite, parse_mirrors, sort_versions
+from pyharness.artifacts.apt import Apt, Gone, Mirrors, NoLists, Package, Release, Suite, parse_mirrors, sort_versions
 from pyharness.artifacts.cache import Cache
 from pyharness.artifacts.kernels.packaged import DebianKernel, PackageSet, newest_package_set
 from pyharness.errors import HarnessError
@@ -204,7 +204,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
         )
         monkeypatch.setenv("APT_CONFIG", str(config))
         monkeypatch.setattr(apt_module, "_TRUST", "trusted=yes")
-        monkeypatch.setitem(apt_module.RELEASES, "test", (Suite("bookworm"),))
+        monkeypatch.setitem(apt_module.RELEASES, "test", Release((Suite("bookworm"),)))
         yield Repository(served, url)
         server.shutdown()
 
@@ -322,7 +322,7 @@ def test_kernel_packages_are_of_one_version(tmp_path: Path, repository: Reposito
 
 
 def test_unreachable_mirror_is_one_line_with_a_mend(tmp_path: Path, repository: Repository) -> None:
-    with pytest.raises(HarnessError, match="package lists of test cannot be fetched") as caught:
+    with pytest.raises(NoLists, match="package lists of test cannot be fetched") as caught:
         open_apt(tmp_path).versions("library")
     assert "apt-get update" in caught.value.mend
 
