@@ -136,6 +136,8 @@ class Apt:
     def __init__(self, cache: Cache, release: str, progress: Progress) -> None:
         self.cache = cache
         self.release = release
+        self._suites = RELEASES[release].suites
+        self._architecture = RELEASES[release].architecture
         self.progress = progress
         self.dir = cache.root / "apt" / release
         self._refreshed_now = False
@@ -273,7 +275,6 @@ class Apt:
             for line in _capture(["apt-config", "dump"]).splitlines()
             if line.startswith("Acquire::") and not re.match(r"Acquire::(IndexTargets|Changelogs|GzipIndexes)", line)
         ]
-        architecture = RELEASES[self.release].architecture
         own = {
             "Dir::Etc": f"{self.dir}/etc",
             "Dir::Etc::netrc": "/etc/apt/auth.conf",
@@ -281,16 +282,16 @@ class Apt:
             "Dir::State": f"{self.dir}/state",
             "Dir::State::status": f"{self.dir}/status",
             "Dir::Cache": f"{self.dir}/cache",
-            "APT::Architecture": architecture,
+            "APT::Architecture": self._architecture,
             # As root, apt would download as a user who cannot enter this cache.
             "APT::Sandbox::User": "root",
             "APT::Get::List-Cleanup": "true",
         }
         lines = ['Acquire::Retries "3";', *system, 'Acquire::Languages "none";']
-        lines += ["#clear APT::Architectures;", f'APT::Architectures {{ "{architecture}"; }};']
+        lines += ["#clear APT::Architectures;", f'APT::Architectures {{ "{self._architecture}"; }};']
         lines += [f'{name} "{value}";' for name, value in own.items()]
         _write_private(self.dir / "apt.conf", "\n".join(lines) + "\n")
-        self._write_sources(RELEASES[self.release].suites)
+        self._write_sources(self._suites)
 
     def _write_sources(self, suites: Iterable[Suite]) -> None:
         lines = []
@@ -301,15 +302,14 @@ class Apt:
         _write_private(self.dir / "etc" / "sources.list", "\n".join(lines) + "\n")
 
     def _update(self) -> None:
-        suites = RELEASES[self.release].suites
         argv = ["apt-get", "update", "-o", "APT::Update::Error-Mode=any"]
         try:
             self._run_apt(argv)
         except CommandFailed as error:
-            needed = [suite for suite in suites if not suite.optional]
-            if len(needed) == len(suites):
+            needed = [suite for suite in self._suites if not suite.optional]
+            if len(needed) == len(self._suites):
                 raise self._unreachable(error) from error
-            self.progress.line(f"{' '.join(s.name for s in suites if s.optional)} cannot be fetched: left out")
+            self.progress.line(f"{' '.join(s.name for s in self._suites if s.optional)} cannot be fetched: left out")
             self._write_sources(needed)
             try:
                 self._run_apt(argv)
@@ -318,11 +318,10 @@ class Apt:
 
     def _unreachable(self, error: CommandFailed) -> NoLists:
         causes = [line for line in error.output if line.startswith(("E:", "W:"))]
-        suites, architecture = RELEASES[self.release].suites, RELEASES[self.release].architecture
         return NoLists(
             f"the package lists of {self.release} cannot be fetched",
             mend="see that `apt-get update` works on this machine, and that its mirror carries "
-            + ", ".join(f"{suite.name} for {architecture}" for suite in suites),
+            + ", ".join(f"{suite.name} for {self._architecture}" for suite in self._suites),
             detail="\n".join(causes or error.output[-5:]),
         )
 
