@@ -20,7 +20,7 @@ _FIELD = rf"{_TOKEN}:[^\x00-\x08\x0a-\x1f\x7f]*\r\n"
 _HEAD = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/1\.1\r\n((?:{_FIELD})*)\r\n")
 _FIELDS = re.compile(r"([^:]+):[ \t]*((?:[^\r]*[^\r \t])?)[ \t]*\r\n")
 _HEAD_END = b"\r\n\r\n"
-_ONLY_ONCE = {"host", "content-length"}
+_ONLY_ONCE = ("host", "content-length")
 _STATUS_LINES = {status: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 _LENGTH = re.compile(r"\d{1,20}", re.ASCII)
 
