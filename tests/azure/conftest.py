@@ -20,6 +20,7 @@ from pyharness.machine.config import BlobDevice, MachineConfig
 from pyharness.progress import Progress
 from pyharness.rig import INSTANCE, Rig, rig_on
 from pyharness.vsp.backends.http import WORKERS, HttpBackend
+from tests.unpacked import unpack
 
 SECOND = uuid.UUID("0c9d2a6e-2f3b-4f8e-9a53-6d5f5b1e0a02")
 _TESTS = "/run/pyharness-tests"
@@ -59,8 +60,7 @@ def azure_guest(config: MachineConfig, prepared: Prepared, azurite: Azurite) -> 
     ):
         guest = rig.machine.guest
         guest.set_clock()
-        guest.push(sdk, f"{GUEST_DIRECTORY}/sdk.tar")
-        assert guest.run("busybox", "tar", "-xf", f"{GUEST_DIRECTORY}/sdk.tar", "-C", GUEST_DIRECTORY).status == 0
+        unpack(guest, sdk, GUEST_DIRECTORY)
         tests = Path(__file__).parent.parent
         for name in _SENT:
             guest.push(tests / name, f"{_TESTS}/tests/{name}")

@@ -17,6 +17,7 @@ from pyharness.progress import Progress
 from pyharness.vsp.backends.memory import MemoryBackend
 from tests.driver.lab import Lab
 from tests.driver.pattern import pattern
+from tests.unpacked import unpack
 
 ROOT = "/run/python32"
 Python = Callable[..., Completed]
@@ -56,18 +57,16 @@ def python32(lab: Lab) -> Iterator[Python]:
         assert ended.status == 0, ended.stderr
 
     try:
-        guest.push(ensure_python32(cache, Progress()), f"{ROOT}.tar")
+        unpack(guest, ensure_python32(cache, Progress()), ROOT)
     except NoLists as error:
         pytest.skip(f"needs a 32-bit Python: {error}")
     finally:
         cache.close()
-    done("mkdir", ROOT)
-    done("busybox", "tar", "-xf", f"{ROOT}.tar", "-C", ROOT)
     done("cp", "/run/pyharness.zip", f"{ROOT}/mnt")
     done("mount", "--bind", "/dev", f"{ROOT}/dev")
     yield lambda *words: guest.run("env", "PYTHONPATH=/mnt/pyharness.zip", "chroot", ROOT, "python3", *words)
     done("umount", f"{ROOT}/dev")
-    done("rm", "-r", f"{ROOT}.tar", ROOT)
+    done("rm", "-r", ROOT)
 
 
 def test_library(lab: Lab, node: str, store: MemoryBackend, python32: Python) -> None:
